@@ -1,0 +1,295 @@
+//! One room: who is in it, and what was said, in order.
+//!
+//! [`Room`] is the authority: it numbers entries, applies each send once and knows the
+//! members. A broker keeps one per room (or its equal in a store), and every node that has
+//! members in the room keeps a copy of its logs.
+
+pub mod entry;
+pub mod log;
+pub mod presence;
+pub mod recovery;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::limits::Retention;
+use crate::time::Time;
+use crate::wire::message::{LeaveReason, Member, Positions, Send};
+use crate::wire::{Epoch, ErrorCode, Json, LogLane, PeerId, PerLane, RoomName, UserId};
+use entry::{Entry, Event};
+use log::{Log, Trimmed};
+
+/// The highest `seq` applied for a session on a lane, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// The session's number for it.
+    pub seq: u64,
+    /// The life of the log it went into.
+    pub epoch: Epoch,
+    /// Its entry's offset.
+    pub offset: u64,
+}
+
+/// Why a room refused something.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct Refusal {
+    /// For programs.
+    pub code: ErrorCode,
+    /// For people.
+    pub message: &'static str,
+    /// The `seq` to go on from, with [`ErrorCode::SeqGap`].
+    pub expected: Option<u64>,
+}
+
+impl Refusal {
+    /// A refusal without an expected `seq`.
+    pub const fn new(code: ErrorCode, message: &'static str) -> Self {
+        Refusal { code, message, expected: None }
+    }
+
+    /// The answer to everything but `join` from who is not in the room.
+    pub const NOT_A_MEMBER: Refusal =
+        Refusal::new(ErrorCode::NotAMember, "not a member of this room");
+}
+
+/// What became of a `send`.
+#[derive(Clone, Debug)]
+pub enum Sent {
+    /// It is in the log now.
+    Appended(Arc<Entry>),
+    /// It was before; this is the highest applied.
+    Duplicate(Applied),
+}
+
+/// A room as somebody who starts (again) in it needs to know it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// The life of the logs and the last offset used on each lane.
+    pub positions: Positions,
+    /// The highest `seq` applied for the asking session.
+    pub seq: PerLane<u64>,
+    /// Everybody, in the order they joined.
+    pub members: Vec<Member>,
+}
+
+/// What became of a `join`.
+#[derive(Clone, Debug)]
+pub struct Joining {
+    /// The room right after it.
+    pub snapshot: Snapshot,
+    /// The `member_joined`; `None` if the session was a member already.
+    pub entry: Option<Arc<Entry>>,
+}
+
+/// How a room is bounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoomLimits {
+    /// Members at the most.
+    pub members: usize,
+    /// How much of each log is kept.
+    pub retention: PerLane<Retention>,
+}
+
+/// One life of a room and the `seq`s that outlive it.
+#[derive(Debug)]
+pub struct Room {
+    name: RoomName,
+    epoch: Epoch,
+    limits: RoomLimits,
+    logs: PerLane<Log>,
+    members: HashMap<PeerId, Member>,
+    /// Kept when a member leaves: a `seq` belongs to the session, not to the membership.
+    applied: HashMap<PeerId, PerLane<Option<Applied>>>,
+}
+
+impl Room {
+    /// An empty room in the life named `epoch`.
+    pub fn new(name: RoomName, epoch: Epoch, limits: RoomLimits) -> Self {
+        Room {
+            name,
+            epoch,
+            limits,
+            logs: PerLane::default(),
+            members: HashMap::new(),
+            applied: HashMap::new(),
+        }
+    }
+
+    /// Begins another life: empty logs, nobody in it. What sessions have sent is remembered.
+    pub fn begin(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
+        self.logs = PerLane::default();
+        self.members.clear();
+    }
+
+    /// The life of the room's logs.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// One lane's log.
+    pub fn log(&self, lane: LogLane) -> &Log {
+        &self.logs[lane]
+    }
+
+    /// Whether nobody is in it.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Whether no session that may still send has ever sent here.
+    pub fn remembers_nobody(&self) -> bool {
+        self.applied.is_empty()
+    }
+
+    /// How many are in it.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether `peer` is in it.
+    pub fn is_member(&self, peer: PeerId) -> bool {
+        self.members.contains_key(&peer)
+    }
+
+    /// Makes `peer` a member, or answers with the room as it is if it is one already.
+    pub fn join(
+        &mut self,
+        now: Time,
+        peer: PeerId,
+        user: Option<UserId>,
+        metadata: Option<Json>,
+    ) -> Result<Joining, Refusal> {
+        if self.is_member(peer) {
+            return Ok(Joining { snapshot: self.snapshot(peer), entry: None });
+        }
+        if self.members.len() >= self.limits.members {
+            return Err(Refusal::new(ErrorCode::RoomFull, "this room is full"));
+        }
+        let metadata = metadata.unwrap_or_else(Json::empty_object);
+        let event = Event::Joined { user: user.clone(), metadata: metadata.clone() };
+        let entry = self.append(now, LogLane::Signal, peer, event);
+        let since = entry.offset;
+        self.members.insert(peer, Member { peer, user, metadata, since, away: false });
+        Ok(Joining { snapshot: self.snapshot(peer), entry: Some(entry) })
+    }
+
+    /// Ends `peer`'s membership, if it is a member.
+    pub fn leave(&mut self, now: Time, peer: PeerId, reason: LeaveReason) -> Option<Arc<Entry>> {
+        self.members.remove(&peer)?;
+        Some(self.append(now, LogLane::Signal, peer, Event::Left { reason }))
+    }
+
+    /// Replaces `peer`'s metadata.
+    pub fn update(
+        &mut self,
+        now: Time,
+        peer: PeerId,
+        metadata: Json,
+    ) -> Result<Arc<Entry>, Refusal> {
+        let member = self.members.get_mut(&peer).ok_or(Refusal::NOT_A_MEMBER)?;
+        member.metadata = metadata.clone();
+        Ok(self.append(now, LogLane::Signal, peer, Event::Updated { metadata }))
+    }
+
+    /// Marks `peer` as away or back. `None` if that is no change, so that the two alternate.
+    pub fn mark_away(&mut self, now: Time, peer: PeerId, away: bool) -> Option<Arc<Entry>> {
+        let member = self.members.get_mut(&peer).filter(|member| member.away != away)?;
+        member.away = away;
+        let event = if away { Event::Away } else { Event::Back };
+        Some(self.append(now, LogLane::Signal, peer, event))
+    }
+
+    /// Puts a member's message into its lane's log, once.
+    pub fn send(&mut self, now: Time, peer: PeerId, send: Send) -> Result<Sent, Refusal> {
+        if !self.is_member(peer) {
+            return Err(Refusal::NOT_A_MEMBER);
+        }
+        let applied = self.applied.get(&peer).and_then(|lanes| lanes[send.lane]);
+        let expected = applied.map_or(1, |applied| applied.seq + 1);
+        // A repeated send is answered before its addressee is looked at: the addressee may
+        // have left since the first time.
+        if let Some(applied) = applied.filter(|_| send.seq < expected) {
+            return Ok(Sent::Duplicate(applied));
+        }
+        if send.seq > expected {
+            return Err(Refusal {
+                code: ErrorCode::SeqGap,
+                message: "an earlier seq is missing",
+                expected: Some(expected),
+            });
+        }
+        self.check_addressee(peer, send.to)?;
+        let event = Event::Message { seq: send.seq, to: send.to, body: send.body };
+        let entry = self.append(now, send.lane, peer, event);
+        let applied = Applied { seq: send.seq, epoch: self.epoch, offset: entry.offset };
+        self.applied.entry(peer).or_default()[send.lane] = Some(applied);
+        Ok(Sent::Appended(entry))
+    }
+
+    /// Whether `peer` may address something to `to` (or to everybody).
+    pub fn check_addressee(&self, peer: PeerId, to: Option<PeerId>) -> Result<(), Refusal> {
+        if !self.is_member(peer) {
+            return Err(Refusal::NOT_A_MEMBER);
+        }
+        match to {
+            Some(to) if to == peer => {
+                Err(Refusal::new(ErrorCode::BadRequest, "a message to oneself"))
+            }
+            Some(to) if !self.is_member(to) => {
+                Err(Refusal::new(ErrorCode::NoSuchPeer, "the addressee is not in this room"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The room as it is now, for `viewer`.
+    pub fn snapshot(&self, viewer: PeerId) -> Snapshot {
+        let mut members: Vec<Member> = self.members.values().cloned().collect();
+        members.sort_unstable_by_key(|member| member.since);
+        Snapshot { positions: self.positions(), seq: self.seq(viewer), members }
+    }
+
+    /// The last offset used on each lane.
+    pub fn positions(&self) -> Positions {
+        let (signal, bulk) = (self.logs.signal.last(), self.logs.bulk.last());
+        Positions { epoch: self.epoch, signal, bulk }
+    }
+
+    /// The highest `seq` applied for `peer` on each lane.
+    pub fn seq(&self, peer: PeerId) -> PerLane<u64> {
+        let seq = |applied: Option<Applied>| applied.map_or(0, |applied| applied.seq);
+        self.applied.get(&peer).map_or_else(PerLane::default, |lanes| PerLane {
+            signal: seq(lanes.signal),
+            bulk: seq(lanes.bulk),
+        })
+    }
+
+    /// Forgets what a session sent, once the session has ended.
+    pub fn forget(&mut self, peer: PeerId) {
+        self.applied.remove(&peer);
+    }
+
+    /// Lets go of what the retention does not cover.
+    pub fn trim(&mut self, now: Time) -> PerLane<Trimmed> {
+        let keep = self.limits.retention;
+        PerLane {
+            signal: self.logs.signal.trim(now, &keep.signal),
+            bulk: self.logs.bulk.trim(now, &keep.bulk),
+        }
+    }
+
+    fn append(&mut self, now: Time, lane: LogLane, peer: PeerId, event: Event) -> Arc<Entry> {
+        let log = &mut self.logs[lane];
+        let offset = log.last() + 1;
+        let entry = Entry::new(self.name.clone(), lane, self.epoch, offset, now, peer, event);
+        let entry = Arc::new(entry);
+        log.append(entry.clone());
+        log.trim(now, &self.limits.retention[lane]);
+        entry
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+//! The default broker: everything in this process, gone with it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use handover_protocol::limits::SEQ_ROOMS_MAX;
+use handover_protocol::room::log::Read;
+use handover_protocol::room::{Refusal, Room, RoomLimits, Sent};
+use handover_protocol::time::Time;
+use handover_protocol::wire::{Epoch, ErrorCode, LogLane, PerLane, RoomName, SessionId};
+use ring::constant_time;
+
+use super::{
+    Broker, Change, Done, ResumeError, RoomOp, RoomState, SessionRecord, Unavailable,
+};
+
+/// Rooms and sessions of one process.
+#[derive(Debug)]
+pub struct MemoryBroker {
+    limits: RoomLimits,
+    /// Held for a handful of map operations at a time, never across an await.
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    sessions: HashMap<SessionId, Session>,
+    rooms: HashMap<RoomName, Kept>,
+}
+
+#[derive(Debug)]
+struct Session {
+    record: SessionRecord,
+    rooms: BTreeSet<RoomName>,
+    /// Rooms that remember a `seq` of this session.
+    sent_in: BTreeSet<RoomName>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    room: Room,
+    /// Removed, but for the `seq`s of sessions that still live.
+    dormant: bool,
+}
+
+impl MemoryBroker {
+    /// An empty broker whose rooms are bounded by `limits`.
+    pub fn new(limits: RoomLimits) -> Self {
+        MemoryBroker { limits, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock is a bug of the room's state machine; the other rooms are
+        // whole, so the process goes on.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Broker for MemoryBroker {
+    async fn open(&self, record: SessionRecord) -> Result<(), Unavailable> {
+        let session = Session { rooms: BTreeSet::new(), sent_in: BTreeSet::new(), record };
+        self.state().sessions.insert(session.record.session, session);
+        Ok(())
+    }
+
+    async fn resume(
+        &self,
+        session: SessionId,
+        secret_hash: [u8; 32],
+    ) -> Result<SessionRecord, ResumeError> {
+        let mut state = self.state();
+        let session = state.sessions.get_mut(&session).ok_or(ResumeError::Unknown)?;
+        // Both sides are hashes, so comparing in constant time is belt and braces.
+        #[allow(deprecated)]
+        constant_time::verify_slices_are_equal(&session.record.secret_hash, &secret_hash)
+            .map_err(|_| ResumeError::Unknown)?;
+        session.record.generation += 1;
+        let rooms = session.rooms.iter().cloned().collect();
+        Ok(SessionRecord { rooms, ..session.record.clone() })
+    }
+
+    async fn end(&self, session: SessionId) -> Result<(), Unavailable> {
+        let mut state = self.state();
+        let Some(ended) = state.sessions.remove(&session) else { return Ok(()) };
+        for name in ended.sent_in {
+            if let Some(kept) = state.rooms.get_mut(&name) {
+                kept.room.forget(ended.record.peer);
+                if kept.dormant && kept.room.remembers_nobody() {
+                    state.rooms.remove(&name);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn load(&self, room: &RoomName, fresh: Epoch) -> Result<RoomState, Unavailable> {
+        let mut state = self.state();
+        let limits = self.limits;
+        let kept = state.rooms.entry(room.clone()).or_insert_with(|| Kept {
+            room: Room::new(room.clone(), fresh, limits),
+            dormant: false,
+        });
+        if std::mem::take(&mut kept.dormant) {
+            kept.room.begin(fresh);
+        }
+        let held = |lane| {
+            let log = kept.room.log(lane);
+            let mut entries = Vec::new();
+            let mut after = log.first() - 1;
+            while let Read::Entry(entry) = log.read(after) {
+                after = entry.offset;
+                entries.push(entry);
+            }
+            entries
+        };
+        let entries = PerLane { signal: held(LogLane::Signal), bulk: held(LogLane::Bulk) };
+        Ok(RoomState { positions: kept.room.positions(), entries })
+    }
+
+    async fn apply(
+        &self,
+        now: Time,
+        room: &RoomName,
+        ops: Vec<RoomOp>,
+    ) -> Result<Vec<Result<Done, Refusal>>, Unavailable> {
+        let mut state = self.state();
+        let State { sessions, rooms } = &mut *state;
+        let Some(kept) = rooms.get_mut(room) else {
+            return Ok(ops.iter().map(|_| Err(Refusal::NOT_A_MEMBER)).collect());
+        };
+        Ok(ops.into_iter().map(|op| apply(now, sessions, &mut kept.room, room, op)).collect())
+    }
+
+    async fn trim(&self, now: Time, room: &RoomName) -> Result<(), Unavailable> {
+        if let Some(kept) = self.state().rooms.get_mut(room) {
+            kept.room.trim(now);
+        }
+        Ok(())
+    }
+
+    async fn remove_if_empty(&self, room: &RoomName) -> Result<bool, Unavailable> {
+        let mut state = self.state();
+        let Some(kept) = state.rooms.get_mut(room) else { return Ok(true) };
+        if !kept.room.is_empty() {
+            return Ok(false);
+        }
+        if kept.room.remembers_nobody() {
+            state.rooms.remove(room);
+        } else {
+            // The logs go now; the name of the next life is chosen when it begins.
+            kept.dormant = true;
+            kept.room.begin(kept.room.epoch());
+        }
+        Ok(true)
+    }
+}
+
+fn apply(
+    now: Time,
+    sessions: &mut HashMap<SessionId, Session>,
+    room: &mut Room,
+    name: &RoomName,
+    op: RoomOp,
+) -> Result<Done, Refusal> {
+    let RoomOp { author, change } = op;
+    let Some(session) = sessions.get_mut(&author.session) else { return Ok(Done::Fenced) };
+    if session.record.generation != author.generation {
+        return Ok(Done::Fenced);
+    }
+    let peer = author.peer;
+    match change {
+        Change::Join { user, metadata } => {
+            if session.sent_in.len() >= SEQ_ROOMS_MAX && !session.sent_in.contains(name) {
+                let text = "the session has sent in as many rooms as it may in its life";
+                return Err(Refusal::new(ErrorCode::TooManyRooms, text));
+            }
+            let joining = room.join(now, peer, user, metadata)?;
+            session.rooms.insert(name.clone());
+            Ok(Done::Joined(joining))
+        }
+        Change::Leave(reason) => {
+            let entry = room.leave(now, peer, reason);
+            session.rooms.remove(name);
+            Ok(Done::Left(entry, room.positions()))
+        }
+        Change::Update(metadata) => room.update(now, peer, metadata).map(Done::Updated),
+        Change::Send(send) => {
+            let first = send.seq == 1;
+            let sent = room.send(now, peer, send)?;
+            if first && matches!(sent, Sent::Appended(_)) {
+                session.sent_in.insert(name.clone());
+            }
+            Ok(Done::Sent(sent))
+        }
+        Change::CheckAddressee(to) => room.check_addressee(peer, to).map(|()| Done::Checked),
+        Change::MarkAway(away) => Ok(Done::Marked(room.mark_away(now, peer, away))),
+        Change::Snapshot => {
+            if !room.is_member(peer) {
+                return Err(Refusal::NOT_A_MEMBER);
+            }
+            Ok(Done::Snapshot(room.snapshot(peer)))
+        }
+    }
+}

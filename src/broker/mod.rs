@@ -1,0 +1,167 @@
+//! Where rooms and sessions are kept: in this process, or in a store that nodes share.
+//!
+//! # What every broker guarantees
+//! - Operations on one room are applied one after another, each wholly or not at all. The
+//!   order of the offsets is the order of application.
+//! - A `send` is applied once: a `(session, room, lane, seq)` that was applied before is
+//!   answered as a duplicate, whatever happened to the membership or the room since.
+//! - An operation under an older generation of its session than the newest `resume` is not
+//!   applied ([`Done::Fenced`]).
+//! - An entry answered as appended is held until the room's retention lets go of it; offsets
+//!   of one epoch are never used twice. A broker that lost a room's log gives it a new epoch.
+//! - A session's rooms are recorded with the session: after `resume` on any node they are
+//!   what they were.
+
+pub mod memory;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use handover_protocol::room::entry::Entry;
+use handover_protocol::room::{Joining, Refusal, Sent, Snapshot};
+use handover_protocol::time::Time;
+use handover_protocol::wire::message::{LeaveReason, Positions, Send as SendMessage};
+use handover_protocol::wire::{Epoch, Json, PeerId, PerLane, RoomName, SessionId, UserId};
+
+/// The broker could not be reached, or could not answer in time. What it was asked may or may
+/// not have been applied; asking again is safe.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the broker did not answer: {0}")]
+pub struct Unavailable(pub String);
+
+/// A session as it is kept.
+#[derive(Clone, Debug)]
+pub struct SessionRecord {
+    /// Its name.
+    pub session: SessionId,
+    /// Its public name inside rooms.
+    pub peer: PeerId,
+    /// Who it belongs to.
+    pub user: Option<UserId>,
+    /// SHA-256 of its secret.
+    pub secret_hash: [u8; 32],
+    /// Raised by each resume; older ones are fenced out.
+    pub generation: u64,
+    /// The rooms it is a member of.
+    pub rooms: Vec<RoomName>,
+}
+
+/// On whose behalf a room is changed.
+#[derive(Clone, Copy, Debug)]
+pub struct Author {
+    /// The session.
+    pub session: SessionId,
+    /// Its public name.
+    pub peer: PeerId,
+    /// Under which generation.
+    pub generation: u64,
+}
+
+/// One change of a room, or one look at it.
+#[derive(Clone, Debug)]
+pub struct RoomOp {
+    /// On whose behalf.
+    pub author: Author,
+    /// What.
+    pub change: Change,
+}
+
+/// What to do with a room.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Make the author a member.
+    Join {
+        /// Who it belongs to.
+        user: Option<UserId>,
+        /// Shown to the others.
+        metadata: Option<Json>,
+    },
+    /// End the author's membership.
+    Leave(LeaveReason),
+    /// Replace the author's metadata.
+    Update(Json),
+    /// Append the author's message.
+    Send(SendMessage),
+    /// Check that the author may pass something to this addressee (or to everybody).
+    CheckAddressee(Option<PeerId>),
+    /// Note that the author has no connection, or has one again.
+    MarkAway(bool),
+    /// Look at the room.
+    Snapshot,
+}
+
+/// What became of a change.
+#[derive(Clone, Debug)]
+pub enum Done {
+    /// See [`Change::Join`].
+    Joined(Joining),
+    /// See [`Change::Leave`]; the entry is `None` if there was no membership. The positions
+    /// are those right after it.
+    Left(Option<Arc<Entry>>, Positions),
+    /// See [`Change::Update`].
+    Updated(Arc<Entry>),
+    /// See [`Change::Send`].
+    Sent(Sent),
+    /// See [`Change::CheckAddressee`].
+    Checked,
+    /// See [`Change::MarkAway`]; `None` if it changed nothing.
+    Marked(Option<Arc<Entry>>),
+    /// See [`Change::Snapshot`].
+    Snapshot(Snapshot),
+    /// Not applied: a newer connection of the session has taken over.
+    Fenced,
+}
+
+/// A room as a node starts to follow it.
+#[derive(Clone, Debug)]
+pub struct RoomState {
+    /// The life of the logs and the last offset used on each lane.
+    pub positions: Positions,
+    /// The entries held, oldest first, without holes.
+    pub entries: PerLane<Vec<Arc<Entry>>>,
+}
+
+/// Why a session cannot be resumed.
+#[derive(Debug, thiserror::Error)]
+pub enum ResumeError {
+    /// No such session, or not its secret.
+    #[error("no such session")]
+    Unknown,
+    /// See [`Unavailable`].
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// Where rooms and sessions are kept. See the module for what is guaranteed.
+#[async_trait]
+pub trait Broker: Send + Sync + 'static {
+    /// Records a new session.
+    async fn open(&self, record: SessionRecord) -> Result<(), Unavailable>;
+
+    /// Raises a session's generation, if the secret is its own, and returns the record.
+    async fn resume(
+        &self,
+        session: SessionId,
+        secret_hash: [u8; 32],
+    ) -> Result<SessionRecord, ResumeError>;
+
+    /// Forgets a session that has left its rooms.
+    async fn end(&self, session: SessionId) -> Result<(), Unavailable>;
+
+    /// The room's state; a new life named `fresh` if it has none.
+    async fn load(&self, room: &RoomName, fresh: Epoch) -> Result<RoomState, Unavailable>;
+
+    /// Applies changes of one room, one after another.
+    async fn apply(
+        &self,
+        now: Time,
+        room: &RoomName,
+        ops: Vec<RoomOp>,
+    ) -> Result<Vec<Result<Done, Refusal>>, Unavailable>;
+
+    /// Lets go of what the room's retention no longer covers.
+    async fn trim(&self, now: Time, room: &RoomName) -> Result<(), Unavailable>;
+
+    /// Removes the room if nobody is in it. Says whether it is gone.
+    async fn remove_if_empty(&self, room: &RoomName) -> Result<bool, Unavailable>;
+}

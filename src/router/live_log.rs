@@ -1,0 +1,69 @@
+//! This node's copy of a room's logs, written by the room's task and read by its members.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use handover_protocol::limits::Retention;
+use handover_protocol::room::entry::Entry;
+use handover_protocol::room::log::{Log, Read, Trimmed};
+use handover_protocol::session::RoomLog;
+use handover_protocol::time::Time;
+use handover_protocol::wire::{Epoch, LogLane, PerLane};
+
+use crate::broker::RoomState;
+
+/// One life of a room's logs on this node.
+#[derive(Debug)]
+pub struct LiveLog {
+    epoch: Epoch,
+    /// Written by one task, held for one entry at a time.
+    logs: RwLock<PerLane<Log>>,
+}
+
+/// A reader's handle.
+pub type SharedLog = Arc<LiveLog>;
+
+impl LiveLog {
+    /// Starts from what the broker holds.
+    pub fn new(state: RoomState) -> Self {
+        let mut logs = PerLane::<Log>::default();
+        let RoomState { positions, entries } = state;
+        for (lane, entries) in [(LogLane::Signal, entries.signal), (LogLane::Bulk, entries.bulk)] {
+            logs[lane] = Log::starting_after(positions.on(lane).offset - entries.len() as u64);
+            entries.into_iter().for_each(|entry| logs[lane].append(entry));
+        }
+        LiveLog { epoch: positions.epoch, logs: RwLock::new(logs) }
+    }
+
+    /// Adds the next entry of its lane.
+    pub fn append(&self, entry: Arc<Entry>, keep: &Retention) {
+        let mut logs = self.logs.write().unwrap_or_else(PoisonError::into_inner);
+        let log = &mut logs[entry.lane];
+        let now = entry.at;
+        log.append(entry);
+        log.trim(now, keep);
+    }
+
+    /// The last offset on a lane.
+    pub fn last(&self, lane: LogLane) -> u64 {
+        self.logs.read().unwrap_or_else(PoisonError::into_inner)[lane].last()
+    }
+
+    /// Lets go of what `keep` does not cover.
+    pub fn trim(&self, now: Time, keep: &PerLane<Retention>) -> PerLane<Trimmed> {
+        let mut logs = self.logs.write().unwrap_or_else(PoisonError::into_inner);
+        PerLane {
+            signal: logs.signal.trim(now, &keep.signal),
+            bulk: logs.bulk.trim(now, &keep.bulk),
+        }
+    }
+}
+
+impl RoomLog for SharedLog {
+    fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    fn read(&self, lane: LogLane, after: u64) -> Read {
+        self.logs.read().unwrap_or_else(PoisonError::into_inner)[lane].read(after)
+    }
+}

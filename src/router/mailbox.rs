@@ -1,0 +1,131 @@
+//! What the router has for a connection: a bit for every room with news, and a few notices.
+//!
+//! Fan-out to a member is one atomic `or` and a wake-up. Nothing here grows with what a slow
+//! peer does not read: bits are bits, ephemeral messages are a ring, and notices are bounded
+//! by the requests the connection has out.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use futures_util::task::AtomicWaker;
+use handover_protocol::session::Reply;
+use handover_protocol::session::outbox::{EphemeralRing, Kept};
+use handover_protocol::wire::frame::Frame;
+use handover_protocol::wire::{Codec, LogLane, PerLane};
+
+use super::live_log::SharedLog;
+
+/// Something the router tells a connection.
+#[derive(Debug)]
+pub enum Notice {
+    /// A room's answer to a request.
+    Reply(Reply<SharedLog>),
+    /// A newer connection has taken the session over.
+    Replaced,
+    /// The gateway is going away; come back in this many milliseconds.
+    Draining {
+        /// Milliseconds.
+        reconnect_in: u64,
+    },
+    /// The gateway closes the connection now.
+    Stop,
+}
+
+/// The inbox of one connection.
+#[derive(Debug)]
+pub struct Mailbox {
+    codec: Codec,
+    news: PerLane<AtomicU64>,
+    /// Whether `queue` holds anything, so that looking costs no lock.
+    filled: AtomicBool,
+    queue: Mutex<Queue>,
+    waker: AtomicWaker,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    notices: VecDeque<Notice>,
+    ephemeral: EphemeralRing,
+}
+
+impl Mailbox {
+    /// An empty inbox of a connection that speaks `codec`.
+    pub fn new(codec: Codec) -> Self {
+        Mailbox {
+            codec,
+            news: PerLane::default(),
+            filled: AtomicBool::new(false),
+            queue: Mutex::default(),
+            waker: AtomicWaker::new(),
+        }
+    }
+
+    /// The codec that ephemeral frames must be encoded with.
+    pub fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    /// Marks the room at `index` as having news on `lane`.
+    pub fn mark(&self, index: u8, lane: LogLane) {
+        let bit = 1 << index;
+        // A bit that is still set belongs to a wake-up that is still on its way.
+        if self.news[lane].fetch_or(bit, Ordering::AcqRel) & bit == 0 {
+            self.waker.wake();
+        }
+    }
+
+    /// Leaves a notice.
+    pub fn notify(&self, notice: Notice) {
+        self.queue().notices.push_back(notice);
+        self.filled.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Leaves an ephemeral message.
+    pub fn push_ephemeral(&self, frame: Frame) -> Kept {
+        let kept = self.queue().ephemeral.push(frame);
+        self.filled.store(true, Ordering::Release);
+        self.waker.wake();
+        kept
+    }
+
+    /// Has `waker` called when something is left here from now on.
+    pub fn register(&self, waker: &Waker) {
+        self.waker.register(waker);
+    }
+
+    /// Takes the marks.
+    pub fn take_news(&self) -> PerLane<u64> {
+        PerLane {
+            signal: self.news.signal.swap(0, Ordering::AcqRel),
+            bulk: self.news.bulk.swap(0, Ordering::AcqRel),
+        }
+    }
+
+    /// Takes the oldest notice.
+    pub fn take_notice(&self) -> Option<Notice> {
+        self.filled.load(Ordering::Acquire).then(|| self.take(|q| q.notices.pop_front())).flatten()
+    }
+
+    /// Takes the oldest ephemeral message.
+    pub fn take_ephemeral(&self) -> Option<Frame> {
+        self.filled.load(Ordering::Acquire).then(|| self.take(|q| q.ephemeral.pop())).flatten()
+    }
+
+    fn take<T>(&self, take: impl FnOnce(&mut Queue) -> T) -> T {
+        let mut queue = self.queue();
+        let taken = take(&mut queue);
+        if queue.notices.is_empty() && queue.ephemeral.is_empty() {
+            // Idle connections are many: they keep no buffer.
+            *queue = Queue::default();
+            self.filled.store(false, Ordering::Release);
+        }
+        taken
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
