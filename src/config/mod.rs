@@ -1,0 +1,292 @@
+//! What the gateway is told: defaults, under a TOML file, under the environment, under flags.
+//!
+//! Nothing in here reads the process: the file's text, the variables and the flags come in as
+//! values, so every rule can be tested without touching the environment.
+
+mod addresses;
+mod error;
+mod layer;
+mod origins;
+mod print;
+mod read;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use handover_protocol::limits::{Limits, RETENTION_MARGIN, ROOM_NAME_BYTES_MAX, Retention};
+use handover_protocol::wire::PerLane;
+use handover_protocol::wire::message::IceServer;
+
+pub use addresses::Addresses;
+pub use error::ConfigError;
+pub use layer::Origin;
+pub use origins::{Caller, Origins};
+pub use read::{CONFIG_VARIABLE, FlagValue, environment};
+pub use value::{LogFilter, LogFormat};
+
+use layer::Found;
+use settings::{Settings, merge};
+
+/// A configuration that has been checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where UDP (QUIC) and TCP (TLS) listen. Those with port 0 share one port.
+    pub listen: Addresses,
+    /// Where plain HTTP listens; an empty list where it is off.
+    pub http: Addresses,
+    /// Which web pages may connect.
+    pub origins: Origins,
+    /// Whether clients without a token are let in from beyond this machine.
+    pub allow_anonymous: bool,
+    /// Where the certificate comes from.
+    pub identity: IdentitySource,
+    /// What is logged and how.
+    pub log: Log,
+    /// Between signs of life.
+    pub heartbeat: Duration,
+    /// A session outlives its connection by this.
+    pub resume_window: Duration,
+    /// `hello`, and on WebTransport the bulk stream, must have come by then.
+    pub hello_timeout: Duration,
+    /// Connections still there this long after a drain began are cut.
+    pub drain_timeout: Duration,
+    /// What is announced in `welcome`.
+    pub limits: Limits,
+    /// What is not announced.
+    pub capacity: Capacity,
+    /// How much of each log is kept.
+    pub retention: PerLane<Retention>,
+    /// What `ice` answers.
+    pub ice: Ice,
+}
+
+/// Where the certificate comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IdentitySource {
+    /// PEM files an operator provides.
+    Files {
+        /// The chain, the gateway's own certificate first.
+        cert: PathBuf,
+        /// The key.
+        key: PathBuf,
+    },
+    /// Made by the gateway and kept in this directory.
+    SelfMade {
+        /// Created where it does not exist.
+        dir: PathBuf,
+    },
+}
+
+/// What is logged and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    /// What.
+    pub filter: LogFilter,
+    /// How.
+    pub format: LogFormat,
+}
+
+/// How much there may be of what costs memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Members a room may have.
+    pub room_members: usize,
+    /// Connections at once.
+    pub connections: usize,
+    /// Those among them that have not said `hello`.
+    pub ungreeted: usize,
+}
+
+/// What `ice` answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ice {
+    /// For `RTCConfiguration.iceServers`.
+    pub servers: Vec<IceServer>,
+    /// Clients ask again after this.
+    pub ttl: Duration,
+}
+
+impl Default for Config {
+    /// What `handover serve` runs with when nobody says anything.
+    fn default() -> Self {
+        Config::of(merge([]))
+    }
+}
+
+/// A checked configuration, and where each of its values came from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What the gateway runs with.
+    pub config: Config,
+    settings: Settings,
+}
+
+/// A configuration file that has been read.
+#[derive(Clone, Copy, Debug)]
+pub struct ConfigFile<'a> {
+    /// As it was named, for messages.
+    pub path: &'a Path,
+    /// What it holds.
+    pub text: &'a str,
+}
+
+/// Understands every layer, lays them over each other and checks the outcome.
+///
+/// A value that is wrong is refused even where a stronger layer overrides it: a mistake that
+/// waits for a variable to go missing is worse than one that shows at once.
+pub fn load(
+    file: Option<ConfigFile<'_>>,
+    variables: &BTreeMap<String, String>,
+    flags: &[FlagValue],
+) -> Result<Loaded, ConfigError> {
+    let file = match file {
+        Some(file) => read::file_layer(&file.path.display().to_string(), file.text)?,
+        None => settings::Layer::default(),
+    };
+    let settings = merge([file, read::environment_layer(variables)?, read::flags_layer(flags)?]);
+    check(&settings)?;
+    Ok(Loaded { config: Config::of(settings.clone()), settings })
+}
+
+impl Loaded {
+    /// The effective configuration as TOML, secrets replaced, each value with its place.
+    pub fn print(&self) -> String {
+        print::print(&self.settings.rows())
+    }
+}
+
+impl Config {
+    fn of(settings: Settings) -> Self {
+        let resume_window = settings.resume_window_ms.value.millis();
+        let age = resume_window.saturating_add(RETENTION_MARGIN);
+        let identity = match (settings.cert.value, settings.key.value) {
+            (Some(cert), Some(key)) => IdentitySource::Files { cert, key },
+            _ => IdentitySource::SelfMade { dir: settings.certs_dir.value },
+        };
+        Config {
+            listen: settings.listen.value.0,
+            http: settings.http.value.0,
+            origins: settings.origins.value,
+            allow_anonymous: settings.allow_anonymous.value,
+            identity,
+            log: Log { filter: settings.log.value, format: settings.log_format.value },
+            heartbeat: settings.heartbeat_ms.value.millis(),
+            resume_window,
+            hello_timeout: settings.hello_timeout_ms.value.millis(),
+            drain_timeout: settings.drain_timeout_ms.value.millis(),
+            limits: Limits {
+                message_bytes: settings.message_bytes.value.0,
+                metadata_bytes: settings.metadata_bytes.value.0,
+                ephemeral_bytes: settings.ephemeral_bytes.value.0,
+                room_bytes: ROOM_NAME_BYTES_MAX as u64,
+                rooms: settings.rooms.value.0,
+            },
+            capacity: Capacity {
+                room_members: settings.room_members.value.size(),
+                connections: settings.connections.value.size(),
+                ungreeted: settings.ungreeted.value.size(),
+            },
+            retention: PerLane {
+                signal: Retention {
+                    entries: settings.signal_entries.value.size(),
+                    bytes: settings.signal_bytes.value.size(),
+                    age,
+                },
+                bulk: Retention {
+                    entries: settings.bulk_entries.value.size(),
+                    bytes: settings.bulk_bytes.value.size(),
+                    age,
+                },
+            },
+            ice: Ice {
+                servers: settings.ice_servers.value.0,
+                ttl: Duration::from_secs(settings.ice_ttl_s.value.0),
+            },
+        }
+    }
+}
+
+/// What no setting can know of itself.
+fn check(settings: &Settings) -> Result<(), ConfigError> {
+    check_identity(&settings.cert, "cert", &settings.key, "key")?;
+    check_identity(&settings.key, "key", &settings.cert, "cert")?;
+    check_reach(settings)?;
+
+    let message = Bound::of("limits.message_bytes", &settings.message_bytes);
+    at_most(Bound::of("limits.metadata_bytes", &settings.metadata_bytes), message)?;
+    at_most(message, Bound::of("retention.signal.bytes", &settings.signal_bytes))?;
+    at_most(message, Bound::of("retention.bulk.bytes", &settings.bulk_bytes))
+}
+
+fn check_identity(
+    given: &Found<Option<PathBuf>>,
+    given_key: &'static str,
+    other: &Found<Option<PathBuf>>,
+    other_key: &'static str,
+) -> Result<(), ConfigError> {
+    if given.value.is_some() && other.value.is_none() {
+        let place = given.origin.clone();
+        return Err(ConfigError::HalfIdentity { place, given: given_key, missing: other_key });
+    }
+    Ok(())
+}
+
+/// Who can reach which listener.
+fn check_reach(settings: &Settings) -> Result<(), ConfigError> {
+    let (listen, http) = (&settings.listen, &settings.http);
+    let same = |address: &&_| listen.value.0.list.contains(address);
+    if let Some(address) = http.value.0.list.iter().filter(|a| a.port() != 0).find(same) {
+        return Err(ConfigError::SharedPort { place: http.origin.clone(), address: *address });
+    }
+    let remote_http = http.value.0.beyond_loopback();
+    if let Some(address) = remote_http.filter(|_| !settings.allow_remote_http.value) {
+        return Err(ConfigError::HttpBeyondLoopback { place: http.origin.clone(), address });
+    }
+    if settings.allow_anonymous.value {
+        return Ok(());
+    }
+    let listen = listen.value.0.beyond_loopback().map(|a| ("listen", a, &listen.origin));
+    match listen.or(remote_http.map(|a| ("http", a, &http.origin))) {
+        Some((key, address, place)) => {
+            Err(ConfigError::AnonymousBeyondLoopback { place: place.clone(), key, address })
+        }
+        None => Ok(()),
+    }
+}
+
+/// A number that bounds another or is bounded by it.
+#[derive(Clone, Copy)]
+struct Bound<'a> {
+    key: &'static str,
+    value: u64,
+    origin: &'a Origin,
+}
+
+impl<'a> Bound<'a> {
+    fn of<const MIN: u64, const MAX: u64>(
+        key: &'static str,
+        found: &'a Found<value::Count<MIN, MAX>>,
+    ) -> Self {
+        Bound { key, value: found.value.0, origin: &found.origin }
+    }
+}
+
+fn at_most(small: Bound<'_>, large: Bound<'_>) -> Result<(), ConfigError> {
+    if small.value <= large.value {
+        return Ok(());
+    }
+    // At least one of them was set, for the defaults agree: name a place that can be changed.
+    let place = if *small.origin == Origin::Default { large.origin } else { small.origin };
+    Err(ConfigError::Order {
+        place: place.clone(),
+        small: small.key,
+        small_value: small.value,
+        large: large.key,
+        large_value: large.value,
+    })
+}

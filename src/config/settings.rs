@@ -1,0 +1,205 @@
+//! The table of settings, and how layers of them lie over each other.
+
+use std::path::PathBuf;
+
+use handover_protocol::limits::ROOMS_MAX;
+
+use super::addresses::{Http, Listen};
+use super::error::ConfigError;
+use super::layer::{Found, Origin};
+use super::origins::Origins;
+use super::read::CONFIG_VARIABLE;
+use super::value::{Count, Expected, IceServers, LogFilter, LogFormat, Raw, Value};
+
+/// One line of the effective configuration.
+pub(super) struct Row {
+    pub(super) key: &'static str,
+    /// `None` where nothing is set.
+    pub(super) value: Option<String>,
+    pub(super) origin: Origin,
+}
+
+/// A day: longer makes no sense for anything counted in milliseconds here.
+const DAY_MS: u64 = 86_400_000;
+const ROOMS: u64 = ROOMS_MAX as u64;
+
+macro_rules! settings {
+    ($($(#[$doc:meta])+ $field:ident: $type:ty = $default:expr, $key:literal;)+) => {
+        /// What one place sets.
+        #[derive(Clone, Debug, Default, PartialEq)]
+        pub(super) struct Layer {
+            $(pub(super) $field: Option<Found<$type>>,)+
+        }
+
+        /// Every setting's value, and where it came from.
+        #[derive(Clone, Debug, PartialEq)]
+        pub(super) struct Settings {
+            $($(#[$doc])+ pub(super) $field: Found<$type>,)+
+        }
+
+        /// The keys of all settings, as the file has them.
+        pub(super) const KEYS: &[&str] = &[$($key),+];
+
+        impl Layer {
+            /// Sets what `key` names. `shown` is the value as it was written, for the error.
+            pub(super) fn set(
+                &mut self,
+                key: &str,
+                raw: Raw<'_>,
+                shown: &str,
+                origin: Origin,
+            ) -> Result<(), ConfigError> {
+                match key {
+                    $($key => self.$field = Some(read($key, raw, shown, origin)?),)+
+                    _ => return Err(unknown(key, origin)),
+                }
+                Ok(())
+            }
+
+            /// This layer laid over a lower one.
+            fn over(self, lower: Layer) -> Layer {
+                Layer { $($field: self.$field.or(lower.$field),)+ }
+            }
+
+            /// The defaults in every place still free.
+            fn completed(self) -> Settings {
+                Settings {
+                    $($field: self.$field.unwrap_or_else(|| {
+                        Found { value: $default, origin: Origin::Default }
+                    }),)+
+                }
+            }
+        }
+
+        impl Settings {
+            /// All of them, in the order of the table.
+            pub(super) fn rows(&self) -> Vec<Row> {
+                vec![$(Row {
+                    key: $key,
+                    value: self.$field.value.to_toml(),
+                    origin: self.$field.origin.clone(),
+                }),+]
+            }
+        }
+    };
+}
+
+settings! {
+    /// UDP and TCP of the gateway proper.
+    listen: Listen = Listen::default(), "listen";
+    /// Plain HTTP.
+    http: Http = Http::default(), "http";
+    /// Whether plain HTTP may be reached from other machines.
+    allow_remote_http: bool = false, "allow_remote_http";
+    /// Whether clients without a token may come from other machines.
+    allow_anonymous: bool = false, "allow_anonymous";
+    /// Pages that may connect besides our own.
+    origins: Origins = Origins::default(), "origins";
+    /// PEM file with the certificate chain.
+    cert: Option<PathBuf> = None, "cert";
+    /// PEM file with its key.
+    key: Option<PathBuf> = None, "key";
+    /// Where a self-made identity is kept.
+    certs_dir: PathBuf = PathBuf::from("certs"), "certs_dir";
+    /// What is logged.
+    log: LogFilter = LogFilter::default(), "log";
+    /// How it is written.
+    log_format: LogFormat = LogFormat::default(), "log_format";
+    /// Between signs of life.
+    heartbeat_ms: Count<50, 3_600_000> = Count(15_000), "heartbeat_ms";
+    /// A session outlives its connection by this.
+    resume_window_ms: Count<0, DAY_MS> = Count(120_000), "resume_window_ms";
+    /// `hello` must have come by then.
+    hello_timeout_ms: Count<10, 600_000> = Count(5_000), "hello_timeout_ms";
+    /// Connections are cut this long after the drain began.
+    drain_timeout_ms: Count<0, 3_600_000> = Count(10_000), "drain_timeout_ms";
+    /// See `Limits`.
+    message_bytes: Count<1_024, 1_048_576> = Count(65_536), "limits.message_bytes";
+    /// See `Limits`.
+    metadata_bytes: Count<2, 65_536> = Count(4_096), "limits.metadata_bytes";
+    /// Bounded so that the message fits one datagram in a packet of 1,200 bytes.
+    ephemeral_bytes: Count<2, 900> = Count(800), "limits.ephemeral_bytes";
+    /// Rooms a session may be in.
+    rooms: Count<1, ROOMS> = Count(ROOMS), "limits.rooms";
+    /// Members a room may have.
+    room_members: Count<2, 100_000> = Count(1_000), "limits.room_members";
+    /// Connections at once.
+    connections: Count<1, 10_000_000> = Count(100_000), "limits.connections";
+    /// Those among them that have not said `hello`.
+    ungreeted: Count<1, 1_000_000> = Count(4_096), "limits.ungreeted";
+    /// Entries of a signal log.
+    signal_entries: Count<1, 1_000_000> = Count(4_096), "retention.signal.entries";
+    /// Bytes of a signal log.
+    signal_bytes: Count<1_024, 1_073_741_824> = Count(4 << 20), "retention.signal.bytes";
+    /// Entries of a bulk log.
+    bulk_entries: Count<1, 1_000_000> = Count(1_024), "retention.bulk.entries";
+    /// Bytes of a bulk log.
+    bulk_bytes: Count<1_024, 1_073_741_824> = Count(8 << 20), "retention.bulk.bytes";
+    /// What `ice` answers.
+    ice_servers: IceServers = IceServers::default(), "ice.servers";
+    /// For how long.
+    ice_ttl_s: Count<1, 604_800> = Count(3_600), "ice.ttl_s";
+}
+
+/// Lays the layers over each other, the weakest first, and fills up with the defaults.
+pub(super) fn merge(layers: impl IntoIterator<Item = Layer>) -> Settings {
+    layers.into_iter().fold(Layer::default(), |lower, layer| layer.over(lower)).completed()
+}
+
+fn read<T: Value>(
+    key: &'static str,
+    raw: Raw<'_>,
+    shown: &str,
+    origin: Origin,
+) -> Result<Found<T>, ConfigError> {
+    match T::read(raw) {
+        Ok(value) => Ok(Found { value, origin }),
+        Err(Expected(expected)) => {
+            let value = if T::SECRET { "not usable".to_owned() } else { abridged(shown) };
+            Err(ConfigError::Value { place: origin, key, value, expected })
+        }
+    }
+}
+
+/// On one line, and not too much of it.
+fn abridged(text: &str) -> String {
+    const SHOWN_MAX: usize = 80;
+    let mut line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if let Some((cut, _)) = line.char_indices().nth(SHOWN_MAX) {
+        line.truncate(cut);
+        line.push_str("...");
+    }
+    format!("`{line}`")
+}
+
+/// The environment variable of a key.
+pub(super) fn variable(key: &str) -> String {
+    format!("HANDOVER_{}", key.replace('.', "_").to_ascii_uppercase())
+}
+
+/// The error for a key nobody knows.
+fn unknown(key: &str, place: Origin) -> ConfigError {
+    let nearest = nearest(key, KEYS.iter().map(|known| (*known).to_owned()));
+    ConfigError::Unknown { place, name: key.to_owned(), nearest }
+}
+
+/// The error for an environment variable nobody knows.
+pub(super) fn unknown_variable(name: &str) -> ConfigError {
+    let known = KEYS.iter().map(|known| variable(known)).chain([CONFIG_VARIABLE.to_owned()]);
+    let nearest = nearest(name, known);
+    let place = Origin::Environment { name: name.to_owned() };
+    ConfigError::Unknown { place, name: name.to_owned(), nearest }
+}
+
+/// The known name that resembles `name` most. A name in the wrong section, or in none, is one
+/// mistake, however long the section's name.
+fn nearest(name: &str, known: impl Iterator<Item = String>) -> String {
+    let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
+    known
+        .min_by_key(|candidate| {
+            let whole = strsim::damerau_levenshtein(name, candidate);
+            let end = strsim::damerau_levenshtein(&last(name), &last(candidate)) + 1;
+            whole.min(end)
+        })
+        .unwrap_or_default()
+}
