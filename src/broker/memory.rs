@@ -4,12 +4,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use handover_protocol::limits::SEQ_ROOMS_MAX;
+use handover_protocol::limits::{ROOM_LINGER, SEQ_ROOMS_MAX};
 use handover_protocol::room::log::Read;
 use handover_protocol::room::{Refusal, Room, RoomLimits, Sent};
 use handover_protocol::time::Time;
 use handover_protocol::wire::{Epoch, ErrorCode, LogLane, PerLane, RoomName, SessionId};
-use ring::constant_time;
+use subtle::ConstantTimeEq;
 
 use super::{
     Broker, Change, Done, ResumeError, RoomOp, RoomState, SessionRecord, Unavailable,
@@ -72,10 +72,9 @@ impl Broker for MemoryBroker {
     ) -> Result<SessionRecord, ResumeError> {
         let mut state = self.state();
         let session = state.sessions.get_mut(&session).ok_or(ResumeError::Unknown)?;
-        // Both sides are hashes, so comparing in constant time is belt and braces.
-        #[allow(deprecated)]
-        constant_time::verify_slices_are_equal(&session.record.secret_hash, &secret_hash)
-            .map_err(|_| ResumeError::Unknown)?;
+        if !bool::from(session.record.secret_hash.ct_eq(&secret_hash)) {
+            return Err(ResumeError::Unknown);
+        }
         session.record.generation += 1;
         let rooms = session.rooms.iter().cloned().collect();
         Ok(SessionRecord { rooms, ..session.record.clone() })
@@ -95,15 +94,20 @@ impl Broker for MemoryBroker {
         Ok(())
     }
 
-    async fn load(&self, room: &RoomName, fresh: Epoch) -> Result<RoomState, Unavailable> {
+    async fn load(
+        &self,
+        now: Time,
+        room: &RoomName,
+        fresh: Epoch,
+    ) -> Result<RoomState, Unavailable> {
         let mut state = self.state();
         let limits = self.limits;
         let kept = state.rooms.entry(room.clone()).or_insert_with(|| Kept {
-            room: Room::new(room.clone(), fresh, limits),
+            room: Room::new(now, room.clone(), fresh, limits),
             dormant: false,
         });
         if std::mem::take(&mut kept.dormant) {
-            kept.room.begin(fresh);
+            kept.room.begin(now, fresh);
         }
         let held = |lane| {
             let log = kept.room.log(lane);
@@ -140,10 +144,14 @@ impl Broker for MemoryBroker {
         Ok(())
     }
 
-    async fn remove_if_empty(&self, room: &RoomName) -> Result<bool, Unavailable> {
+    async fn remove_if_empty(
+        &self,
+        now: Time,
+        room: &RoomName,
+    ) -> Result<bool, Unavailable> {
         let mut state = self.state();
         let Some(kept) = state.rooms.get_mut(room) else { return Ok(true) };
-        if !kept.room.is_empty() {
+        if kept.room.empty_for(now).is_none_or(|empty| empty < ROOM_LINGER) {
             return Ok(false);
         }
         if kept.room.remembers_nobody() {
@@ -151,7 +159,7 @@ impl Broker for MemoryBroker {
         } else {
             // The logs go now; the name of the next life is chosen when it begins.
             kept.dormant = true;
-            kept.room.begin(kept.room.epoch());
+            kept.room.begin(now, kept.room.epoch());
         }
         Ok(true)
     }

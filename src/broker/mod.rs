@@ -14,6 +14,7 @@
 
 pub mod memory;
 
+use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -134,7 +135,7 @@ pub enum ResumeError {
 
 /// Where rooms and sessions are kept. See the module for what is guaranteed.
 #[async_trait]
-pub trait Broker: Send + Sync + 'static {
+pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// Records a new session.
     async fn open(&self, record: SessionRecord) -> Result<(), Unavailable>;
 
@@ -149,7 +150,7 @@ pub trait Broker: Send + Sync + 'static {
     async fn end(&self, session: SessionId) -> Result<(), Unavailable>;
 
     /// The room's state; a new life named `fresh` if it has none.
-    async fn load(&self, room: &RoomName, fresh: Epoch) -> Result<RoomState, Unavailable>;
+    async fn load(&self, now: Time, room: &RoomName, fresh: Epoch) -> Result<RoomState, Unavailable>;
 
     /// Applies changes of one room, one after another.
     async fn apply(
@@ -162,6 +163,10 @@ pub trait Broker: Send + Sync + 'static {
     /// Lets go of what the room's retention no longer covers.
     async fn trim(&self, now: Time, room: &RoomName) -> Result<(), Unavailable>;
 
-    /// Removes the room if nobody is in it. Says whether it is gone.
-    async fn remove_if_empty(&self, room: &RoomName) -> Result<bool, Unavailable>;
+    /// Removes the room if nobody has been in it for [`limits::ROOM_LINGER`]. Says whether it
+    /// is gone.
+    ///
+    /// [`limits::ROOM_LINGER`]: handover_protocol::limits::ROOM_LINGER
+    async fn remove_if_empty(&self, now: Time, room: &RoomName)
+    -> Result<bool, Unavailable>;
 }

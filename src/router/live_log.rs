@@ -58,7 +58,7 @@ impl LiveLog {
     }
 }
 
-impl RoomLog for SharedLog {
+impl RoomLog for LiveLog {
     fn epoch(&self) -> Epoch {
         self.epoch
     }

@@ -114,6 +114,11 @@ impl Mailbox {
         self.filled.load(Ordering::Acquire).then(|| self.take(|q| q.ephemeral.pop())).flatten()
     }
 
+    /// Whether an ephemeral message waits. May say so once too often.
+    pub fn has_ephemeral(&self) -> bool {
+        self.filled.load(Ordering::Acquire)
+    }
+
     fn take<T>(&self, take: impl FnOnce(&mut Queue) -> T) -> T {
         let mut queue = self.queue();
         let taken = take(&mut queue);

@@ -105,6 +105,10 @@ pub trait Transport: Send + Unpin + 'static {
     /// The codec agreed on when it was set up.
     fn codec(&self) -> Codec;
 
+    /// Whether every stream it needs is there. A WebTransport session lacks its bulk stream
+    /// until the client has opened it; a WebSocket has all it needs.
+    fn is_complete(&self) -> bool;
+
     /// How the path is doing.
     fn path(&self) -> PathSample;
 

@@ -11,6 +11,7 @@ pub mod recovery;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::limits::Retention;
 use crate::time::Time;
@@ -99,26 +100,30 @@ pub struct Room {
     limits: RoomLimits,
     logs: PerLane<Log>,
     members: HashMap<PeerId, Member>,
+    /// Since when nobody has been in it; meaningless while somebody is.
+    empty_since: Time,
     /// Kept when a member leaves: a `seq` belongs to the session, not to the membership.
     applied: HashMap<PeerId, PerLane<Option<Applied>>>,
 }
 
 impl Room {
     /// An empty room in the life named `epoch`.
-    pub fn new(name: RoomName, epoch: Epoch, limits: RoomLimits) -> Self {
+    pub fn new(now: Time, name: RoomName, epoch: Epoch, limits: RoomLimits) -> Self {
         Room {
             name,
             epoch,
             limits,
             logs: PerLane::default(),
             members: HashMap::new(),
+            empty_since: now,
             applied: HashMap::new(),
         }
     }
 
     /// Begins another life: empty logs, nobody in it. What sessions have sent is remembered.
-    pub fn begin(&mut self, epoch: Epoch) {
+    pub fn begin(&mut self, now: Time, epoch: Epoch) {
         self.epoch = epoch;
+        self.empty_since = now;
         self.logs = PerLane::default();
         self.members.clear();
     }
@@ -133,19 +138,14 @@ impl Room {
         &self.logs[lane]
     }
 
-    /// Whether nobody is in it.
-    pub fn is_empty(&self) -> bool {
-        self.members.is_empty()
+    /// For how long nobody has been in it; `None` if somebody is.
+    pub fn empty_for(&self, now: Time) -> Option<Duration> {
+        self.members.is_empty().then(|| now.since(self.empty_since))
     }
 
     /// Whether no session that may still send has ever sent here.
     pub fn remembers_nobody(&self) -> bool {
         self.applied.is_empty()
-    }
-
-    /// How many are in it.
-    pub fn len(&self) -> usize {
-        self.members.len()
     }
 
     /// Whether `peer` is in it.
@@ -178,6 +178,7 @@ impl Room {
     /// Ends `peer`'s membership, if it is a member.
     pub fn leave(&mut self, now: Time, peer: PeerId, reason: LeaveReason) -> Option<Arc<Entry>> {
         self.members.remove(&peer)?;
+        self.empty_since = now;
         Some(self.append(now, LogLane::Signal, peer, Event::Left { reason }))
     }
 

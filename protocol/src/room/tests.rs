@@ -1,7 +1,5 @@
 //! One room's rules, call by call.
 
-use std::time::Duration;
-
 use super::*;
 
 fn peer(name: &str) -> PeerId {
@@ -13,7 +11,7 @@ fn room(members: usize) -> Room {
     let retention =
         PerLane { signal: Retention::signal(window), bulk: Retention::bulk(window) };
     let limits = RoomLimits { members, retention };
-    Room::new(RoomName::parse("r").unwrap(), Epoch::parse("e1").unwrap(), limits)
+    Room::new(Time::ZERO, RoomName::parse("r").unwrap(), Epoch::parse("e1").unwrap(), limits)
 }
 
 fn send(seq: u64, to: Option<&str>) -> Send {
@@ -93,7 +91,7 @@ fn seq_outlives_membership_and_the_rooms_life() {
     room.join(Time::ZERO, peer("a"), None, None).unwrap();
     room.send(Time::ZERO, peer("a"), send(1, None)).unwrap();
     room.leave(Time::ZERO, peer("a"), LeaveReason::Left).unwrap();
-    room.begin(Epoch::parse("e2").unwrap());
+    room.begin(Time::ZERO, Epoch::parse("e2").unwrap());
     let joined = room.join(Time::ZERO, peer("a"), None, None).unwrap();
     assert_eq!(joined.snapshot.seq.signal, 1);
     assert_eq!(joined.snapshot.positions.signal, 1);

@@ -20,6 +20,16 @@ pub trait RoomLog {
     fn read(&self, lane: LogLane, after: u64) -> Read;
 }
 
+impl<L: RoomLog + ?Sized> RoomLog for std::sync::Arc<L> {
+    fn epoch(&self) -> Epoch {
+        (**self).epoch()
+    }
+
+    fn read(&self, lane: LogLane, after: u64) -> Read {
+        (**self).read(lane, after)
+    }
+}
+
 /// A place in a connection's table of rooms. Its generation tells a reply to an earlier use
 /// of the same place from one to the present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

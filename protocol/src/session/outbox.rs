@@ -53,9 +53,9 @@ impl Outbox {
         self.bytes > ANSWER_BYTES_MAX
     }
 
-    /// Whether no answer waits.
-    pub fn is_empty(&self) -> bool {
-        self.answers.signal.is_empty() && self.answers.bulk.is_empty()
+    /// Whether no answer waits on a lane.
+    pub fn is_empty_on(&self, lane: LogLane) -> bool {
+        self.answers[lane].is_empty()
     }
 }
 
@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(outbox.pop(LogLane::Signal), Some(frame(3, 1)));
         assert_eq!(outbox.pop(LogLane::Signal), None);
         assert_eq!(outbox.pop(LogLane::Bulk), Some(frame(1, 1)));
-        assert!(outbox.is_empty());
+        assert!(outbox.is_empty_on(LogLane::Signal) && outbox.is_empty_on(LogLane::Bulk));
     }
 
     #[test]

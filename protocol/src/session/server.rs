@@ -15,6 +15,7 @@ use crate::limits::{INTEGER_MAX, Limits, POSITION_AFTER, REFUSED_HELLOS_MAX, ROO
 use crate::room::{Refusal, Snapshot, recovery};
 use crate::time::Time;
 use crate::wire::codec::DecodeError;
+use crate::wire::error::Retry;
 use crate::wire::frame::Frame;
 use crate::wire::message::{
     self, ClientMessage, Close, Hello, Ice, IceServer, Joined, Members, Positions, Reference,
@@ -221,6 +222,11 @@ impl<L: RoomLog> ServerSession<L> {
             retry_after,
             expected: None,
         }));
+        if refusal.code.retry() == Retry::Later {
+            // Not the client's fault: it may ask as often as it likes.
+            self.phase = Phase::Greeting { refused };
+            return;
+        }
         self.count_refused_hello(refused);
         if refusal.code == ErrorCode::Unauthorized {
             self.close(Close::new(CloseCode::Unauthorized));
@@ -396,7 +402,7 @@ impl<L: RoomLog> ServerSession<L> {
     }
 
     /// Takes a room's answer.
-    pub fn handle_reply(&mut self, now: Time, reply: Reply<L>) {
+    pub fn handle_reply(&mut self, reply: Reply<L>) {
         let answered = !matches!(
             reply.outcome,
             Outcome::Duplicate { .. }
@@ -408,7 +414,7 @@ impl<L: RoomLog> ServerSession<L> {
         let found = self.memberships.iter().position(|m| m.slot == reply.slot);
         let Some(index) = found else { return };
         match reply.outcome {
-            Outcome::Joined { id, snapshot, start } => self.joined(now, index, id, snapshot, start),
+            Outcome::Joined { id, snapshot, start } => self.joined(index, id, snapshot, start),
             Outcome::Left { id, at } => {
                 let frame = self.codec.encode_server(&ServerMessage::Ok { id });
                 self.memberships[index].standing = Standing::Left(at);
@@ -449,14 +455,7 @@ impl<L: RoomLog> ServerSession<L> {
         }
     }
 
-    fn joined(
-        &mut self,
-        _now: Time,
-        index: usize,
-        id: u64,
-        snapshot: Snapshot,
-        start: Option<L>,
-    ) {
+    fn joined(&mut self, index: usize, id: u64, snapshot: Snapshot, start: Option<L>) {
         let room = self.memberships[index].room.clone();
         let Snapshot { positions, seq, members } = snapshot;
         let Positions { epoch, signal, bulk } = positions;
@@ -517,9 +516,19 @@ impl<L: RoomLog> ServerSession<L> {
         }
     }
 
+    /// Whether there is something to do.
+    pub fn has_actions(&self) -> bool {
+        !self.actions.is_empty()
+    }
+
     /// The next thing to do.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
+    }
+
+    /// Whether [`ServerSession::poll_transmit`] may have a frame for a lane.
+    pub fn may_transmit(&self, lane: LogLane) -> bool {
+        self.news[lane] != 0 || !self.outbox.is_empty_on(lane)
     }
 
     /// The next frame for a reliable lane. Answers come before entries, rooms take turns.

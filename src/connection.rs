@@ -1,0 +1,525 @@
+//! One connection: pumps messages between its transport, its session and the rooms.
+//!
+//! A single task owns all three, so none of them needs a lock. Everything that can be waited
+//! for is polled in one place, [`Pump::poll`], in a fixed order: what the router has left,
+//! what is to be sent (signal before ephemeral before bulk), then what has arrived.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use handover_protocol::limits::{BLOCKED_TIMEOUT, QUALITY_EVERY};
+use handover_protocol::session::server::{Action, ServerSession, Settings, Streams};
+use handover_protocol::session::{Request, Slot};
+use handover_protocol::time::Time;
+use handover_protocol::wire::message::{Close, Hello, LeaveReason, ServerMessage};
+use handover_protocol::wire::{CloseCode, Lane, LogLane, PerLane, RoomName};
+use tokio::sync::mpsc;
+use tokio::time::Sleep;
+
+use crate::clock::Clock;
+use crate::quality::QualityMeter;
+use crate::router::Router;
+use crate::router::live_log::SharedLog;
+use crate::router::mailbox::{Mailbox, Notice};
+use crate::router::room::{Command, RoomHandle};
+use crate::router::seat::Seat;
+use crate::telemetry::Metrics;
+use crate::transport::{Inbound, Intake, Kind, Transport, TransportEnd};
+
+/// What every connection of a gateway shares.
+#[derive(Debug)]
+pub struct Shared {
+    /// What sessions are told and bounded by.
+    pub settings: Settings,
+    /// When a `hello` must have come.
+    pub hello_timeout: Duration,
+    /// The rooms.
+    pub router: Router,
+    /// The time.
+    pub clock: Clock,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Messages read in one go before others get their turn.
+const READS_PER_POLL: usize = 64;
+/// Frames handed over in one go before others get their turn.
+const WRITES_PER_POLL: usize = 256;
+/// How long the last messages of a connection may take.
+const CLOSE_GRACE: Duration = Duration::from_secs(2);
+
+/// Runs a connection to its end.
+pub async fn run<T: Transport>(transport: T, shared: Arc<Shared>) {
+    let started = shared.clock.now();
+    let kind = transport.kind();
+    let remote = transport.path().remote;
+    shared.metrics.connection_opened(kind);
+    let mut pump = Pump::new(transport, shared.clone(), started);
+    let end = pump.run().await;
+    let Pump { transport, session, seat, rooms, ended, .. } = pump;
+    let live = seat.as_ref().map(|seat| (seat.author.session, seat.author.peer));
+    if let (Some(seat), false) = (&seat, ended) {
+        let rooms = rooms.into_iter().map(|(_, name, handle)| (name, handle)).collect();
+        shared.router.lost(seat, rooms).await;
+    }
+    let lasted_ms = shared.clock.now().since(started).as_millis() as u64;
+    let codec = transport.codec();
+    let reason = match &end {
+        End::Close(close) => close_name(close),
+        End::Transport(end) => end_name(end),
+    };
+    shared.metrics.connection_ended(kind, reason);
+    match live {
+        Some((session, peer)) => tracing::info!(
+            transport = kind.name(), codec = codec.name(), %remote, %session, %peer, reason,
+            detail = %end, lasted_ms, "connection ended"
+        ),
+        None => tracing::info!(
+            transport = kind.name(), codec = codec.name(), %remote, reason, detail = %end,
+            lasted_ms, "connection ended without a session"
+        ),
+    }
+    drop(session);
+    if let End::Close(close) = end {
+        let code = CloseCode::from_number(close.code.into()).unwrap_or(CloseCode::Internal);
+        let last = codec.encode_server(&ServerMessage::Close(close));
+        transport.close(Some(last), code, CLOSE_GRACE).await;
+    }
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+enum End {
+    /// The gateway closes it.
+    Close(Close),
+    /// Its transport is gone.
+    Transport(TransportEnd),
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            End::Close(close) => f.write_str(&close.reason),
+            End::Transport(end) => end.fmt(f),
+        }
+    }
+}
+
+fn close_name(close: &Close) -> &'static str {
+    CloseCode::from_number(close.code.into()).map_or("unknown", CloseCode::name)
+}
+
+fn end_name(end: &TransportEnd) -> &'static str {
+    match end {
+        TransportEnd::Closed => "closed_by_peer",
+        TransportEnd::Lost(_) => "lost",
+        TransportEnd::Idle => CloseCode::IdleTimeout.name(),
+        TransportEnd::Violation { code, .. } => code.name(),
+    }
+}
+
+/// What the pump cannot do while it is being polled.
+enum Event {
+    Open(Box<Hello>),
+    EndSession,
+    End(End),
+}
+
+/// A full room mailbox: the command that waits, and its turn.
+struct Blocked {
+    command: Option<Command>,
+    turn: Turn,
+}
+
+type Turn = Pin<
+    Box<dyn Future<Output = Result<mpsc::OwnedPermit<Command>, mpsc::error::SendError<()>>> + Send>,
+>;
+
+struct Pump<T> {
+    transport: T,
+    shared: Arc<Shared>,
+    session: ServerSession<SharedLog>,
+    mailbox: Arc<Mailbox>,
+    seat: Option<Arc<Seat>>,
+    /// The rooms of the session's memberships.
+    rooms: Vec<(Slot, RoomName, RoomHandle)>,
+    blocked: PerLane<Option<Blocked>>,
+    /// The client said `bye`: the session is no more.
+    ended: bool,
+    /// Bulk and ephemeral take turns, so that neither starves the other.
+    bulk_next: bool,
+    started: Time,
+    /// Since when the transport has taken nothing although there was something.
+    stuck_since: Option<Time>,
+    next_heartbeat: Time,
+    next_quality: Time,
+    quality: QualityMeter,
+    timer: Pin<Box<Sleep>>,
+    timer_at: Option<Time>,
+    closing_since: Option<Time>,
+}
+
+impl<T: Transport> Pump<T> {
+    fn new(transport: T, shared: Arc<Shared>, now: Time) -> Self {
+        let codec = transport.codec();
+        let streams = match transport.kind() {
+            Kind::WebTransport => Streams::PerLane,
+            Kind::WebSocket => Streams::One,
+        };
+        let quality = QualityMeter::new(&transport.path());
+        Pump {
+            session: ServerSession::new(codec, streams),
+            mailbox: Arc::new(Mailbox::new(codec)),
+            seat: None,
+            rooms: Vec::new(),
+            blocked: PerLane { signal: None, bulk: None },
+            ended: false,
+            bulk_next: false,
+            started: now,
+            stuck_since: None,
+            next_heartbeat: now + shared.settings.heartbeat,
+            next_quality: now + QUALITY_EVERY,
+            quality,
+            timer: Box::pin(tokio::time::sleep(shared.hello_timeout)),
+            timer_at: None,
+            closing_since: None,
+            transport,
+            shared,
+        }
+    }
+
+    async fn run(&mut self) -> End {
+        loop {
+            match poll_fn(|cx| self.poll(cx)).await {
+                Event::Open(hello) => self.open(*hello).await,
+                Event::EndSession => self.end_session().await,
+                Event::End(end) => return end,
+            }
+        }
+    }
+
+    async fn open(&mut self, hello: Hello) {
+        let agent = hello.agent.as_deref().map(|agent| agent.chars().take(64).collect::<String>());
+        let resuming = hello.resume.is_some();
+        match self.shared.router.open(hello, self.mailbox.clone()).await {
+            Ok((seat, opened, rooms)) => {
+                tracing::debug!(
+                    session = %opened.session, peer = %opened.peer, resuming,
+                    agent = agent.as_deref().unwrap_or(""), "session opened"
+                );
+                self.seat = Some(seat);
+                self.rooms = rooms;
+                self.session.handle_opened(&self.shared.settings, opened);
+            }
+            Err(refusal) => {
+                self.shared.metrics.refused(refusal.code);
+                self.session.handle_refused(&refusal, None);
+            }
+        }
+    }
+
+    async fn end_session(&mut self) {
+        let Some(seat) = &self.seat else { return };
+        let rooms: Vec<_> = self.rooms.iter().map(|(_, name, _)| name.clone()).collect();
+        let left = self.shared.router.end(seat.author, rooms, LeaveReason::Bye).await;
+        let slot_of = |room: &RoomName| {
+            self.rooms.iter().rev().find(|(_, name, _)| name == room).map(|(slot, ..)| *slot)
+        };
+        let ends: Vec<_> =
+            left.iter().filter_map(|(room, at)| slot_of(room).map(|slot| (slot, *at))).collect();
+        self.ended = true;
+        self.session.handle_ended(&ends);
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        self.mailbox.register(cx.waker());
+        let mut reads = READS_PER_POLL;
+        let mut writes = WRITES_PER_POLL;
+        loop {
+            let now = self.shared.clock.now();
+            if let Some(event) = self.take_notices().or_else(|| self.act()) {
+                return Poll::Ready(event);
+            }
+            self.poll_blocked(cx);
+            match self.poll_output(cx, now, &mut writes) {
+                Ok(()) => {}
+                Err(end) => return Poll::Ready(Event::End(self.ended_by(end))),
+            }
+            if let Some(end) = self.poll_closing(now) {
+                return Poll::Ready(Event::End(end));
+            }
+            if reads == 0 || writes == 0 {
+                // Others on this runtime get their turn first.
+                cx.waker().wake_by_ref();
+                break;
+            }
+            match self.transport.poll_recv(cx, self.intake()) {
+                Poll::Ready(Ok(inbound)) => {
+                    reads -= 1;
+                    self.receive(inbound);
+                }
+                Poll::Ready(Err(end)) => return Poll::Ready(Event::End(self.ended_by(end))),
+                // What was sent may have left something to do, such as to fetch a snapshot.
+                Poll::Pending if self.may_act() => {}
+                Poll::Pending => break,
+            }
+        }
+        if let Poll::Ready(Err(end)) = self.transport.poll_flush(cx) {
+            return Poll::Ready(Event::End(self.ended_by(end)));
+        }
+        self.poll_timers(cx).map(Event::End)
+    }
+
+    /// What may be read: a full room mailbox holds back the lane it belongs to.
+    fn intake(&self) -> Intake {
+        let open = self.session.wants_input();
+        Intake {
+            signal: open && self.blocked.signal.is_none(),
+            bulk: open && self.blocked.bulk.is_none(),
+        }
+    }
+
+    fn receive(&mut self, inbound: Inbound) {
+        if let Inbound::Frame { lane, payload } = inbound {
+            self.session.handle_frame(&self.shared.settings, lane, &payload);
+        }
+    }
+
+    fn take_notices(&mut self) -> Option<Event> {
+        self.session.handle_news(self.mailbox.take_news());
+        while let Some(notice) = self.mailbox.take_notice() {
+            match notice {
+                Notice::Reply(reply) => self.session.handle_reply(reply),
+                Notice::Replaced => return Some(close_now(CloseCode::Replaced)),
+                Notice::Draining { reconnect_in } => {
+                    self.session.notify(&ServerMessage::Draining { reconnect_in });
+                }
+                Notice::Stop => return Some(close_now(CloseCode::Draining)),
+            }
+        }
+        None
+    }
+
+    fn may_act(&self) -> bool {
+        self.session.has_actions() && self.blocked.signal.is_none()
+    }
+
+    /// Does what the session wants done.
+    fn act(&mut self) -> Option<Event> {
+        while self.may_act() {
+            match self.session.poll_action()? {
+                Action::Open(hello) => return Some(Event::Open(hello)),
+                Action::End => return Some(Event::EndSession),
+                Action::Forget(slot) => self.rooms.retain(|(taken, ..)| *taken != slot),
+                Action::Request(request) => self.request(request),
+            }
+        }
+        None
+    }
+
+    fn request(&mut self, request: Request) {
+        let Some(seat) = &self.seat else { return };
+        let Request { slot, room, op } = request;
+        let lane = op.lane();
+        let known = self.rooms.iter().find(|(taken, ..)| *taken == slot);
+        let handle = match known {
+            Some((.., handle)) => handle.clone(),
+            None => {
+                let handle = self.shared.router.room(&room);
+                self.rooms.push((slot, room, handle.clone()));
+                handle
+            }
+        };
+        let command = Command::Request(Box::new((seat.clone(), slot, op)));
+        let sender = handle.sender(lane);
+        if let Err(mpsc::error::TrySendError::Full(command)) = sender.try_send(command) {
+            let turn = Box::pin(sender.clone().reserve_owned());
+            self.blocked[lane] = Some(Blocked { command: Some(command), turn });
+        }
+    }
+
+    fn poll_blocked(&mut self, cx: &mut Context<'_>) {
+        for lane in LogLane::ALL {
+            let Some(blocked) = &mut self.blocked[lane] else { continue };
+            if let Poll::Ready(permit) = blocked.turn.as_mut().poll(cx) {
+                if let (Ok(permit), Some(command)) = (permit, blocked.command.take()) {
+                    permit.send(command);
+                }
+                self.blocked[lane] = None;
+            }
+        }
+    }
+
+    /// Hands frames over while the transport takes them, the most urgent first.
+    fn poll_output(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Time,
+        writes: &mut usize,
+    ) -> Result<(), TransportEnd> {
+        let (mut wrote, mut waits) = (false, false);
+        while *writes > 0 {
+            if self.session.may_transmit(LogLane::Signal) {
+                if self.is_ready(cx, Lane::Signal)? {
+                    if let Some(frame) = self.session.poll_transmit(now, LogLane::Signal) {
+                        self.transport.start_send(Lane::Signal, frame)?;
+                        (wrote, *writes) = (true, *writes - 1);
+                    }
+                    continue;
+                }
+                waits = true;
+            }
+            // The flip makes them take turns; what has nothing to send gives its turn away.
+            self.bulk_next = !self.bulk_next;
+            let order = if self.bulk_next {
+                [Lane::Bulk, Lane::Ephemeral]
+            } else {
+                [Lane::Ephemeral, Lane::Bulk]
+            };
+            let mut sent = false;
+            for lane in order {
+                match self.send_one(cx, now, lane)? {
+                    Some(true) => {
+                        sent = true;
+                        break;
+                    }
+                    Some(false) => {}
+                    None => waits |= lane == Lane::Bulk,
+                }
+            }
+            if !sent {
+                break;
+            }
+            (wrote, *writes) = (true, *writes - 1);
+        }
+        self.stuck_since = match (wrote, waits) {
+            (false, true) => self.stuck_since.or(Some(now)),
+            _ => None,
+        };
+        Ok(())
+    }
+
+    /// Sends one frame of a lane. `None` if there may be one and the transport does not take
+    /// it, `Some(false)` if there is none.
+    fn send_one(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Time,
+        lane: Lane,
+    ) -> Result<Option<bool>, TransportEnd> {
+        let may = match lane {
+            Lane::Bulk => self.session.may_transmit(LogLane::Bulk),
+            _ => self.mailbox.has_ephemeral(),
+        };
+        if !may {
+            return Ok(Some(false));
+        }
+        if !self.is_ready(cx, lane)? {
+            return Ok(None);
+        }
+        let frame = match lane {
+            Lane::Bulk => self.session.poll_transmit(now, LogLane::Bulk),
+            _ => self.mailbox.take_ephemeral(),
+        };
+        let Some(frame) = frame else { return Ok(Some(false)) };
+        self.transport.start_send(lane, frame)?;
+        Ok(Some(true))
+    }
+
+    fn is_ready(&mut self, cx: &mut Context<'_>, lane: Lane) -> Result<bool, TransportEnd> {
+        match self.transport.poll_ready(cx, lane) {
+            Poll::Ready(Ok(())) => Ok(true),
+            Poll::Ready(Err(end)) => Err(end),
+            Poll::Pending => Ok(false),
+        }
+    }
+
+    /// Whether a session that wants its connection closed has said everything before.
+    fn poll_closing(&mut self, now: Time) -> Option<End> {
+        let close = self.session.closing()?;
+        let since = *self.closing_since.get_or_insert(now);
+        let unsaid = LogLane::ALL.into_iter().any(|lane| self.session.may_transmit(lane));
+        let late = now.since(since) >= CLOSE_GRACE;
+        (!unsaid || late).then(|| End::Close(close.clone()))
+    }
+
+    /// A transport that ended because of the peer's mistake, or its silence, is closed with
+    /// the code for that.
+    fn ended_by(&self, end: TransportEnd) -> End {
+        match end {
+            TransportEnd::Violation { code, reason } => {
+                End::Close(Close { reason, ..Close::new(code) })
+            }
+            TransportEnd::Idle => End::Close(Close::new(CloseCode::IdleTimeout)),
+            TransportEnd::Closed | TransportEnd::Lost(_) => End::Transport(end),
+        }
+    }
+
+    fn poll_timers(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            let now = self.shared.clock.now();
+            if let Some(end) = self.handle_timeout(now) {
+                return Poll::Ready(end);
+            }
+            let next = self.next_timeout();
+            if self.timer_at != Some(next) {
+                self.timer_at = Some(next);
+                self.timer.set(tokio::time::sleep(next.since(now)));
+            }
+            ready!(self.timer.as_mut().poll(cx));
+            self.timer_at = None;
+            // Whatever the timers made the session say goes out in the next poll.
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    fn next_timeout(&self) -> Time {
+        let hello = (!self.is_greeted()).then(|| self.started + self.shared.hello_timeout);
+        let stuck = self.stuck_since.map(|since| since + BLOCKED_TIMEOUT);
+        let closing = self.closing_since.map(|since| since + CLOSE_GRACE);
+        [hello, stuck, closing, self.session.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .fold(self.next_heartbeat.min(self.next_quality), Time::min)
+    }
+
+    fn is_greeted(&self) -> bool {
+        self.seat.is_some() && self.transport.is_complete()
+    }
+
+    fn handle_timeout(&mut self, now: Time) -> Option<End> {
+        if !self.is_greeted() && now >= self.started + self.shared.hello_timeout {
+            return Some(End::Close(Close::new(CloseCode::HelloTimeout)));
+        }
+        if self.stuck_since.is_some_and(|since| now >= since + BLOCKED_TIMEOUT) {
+            return Some(End::Close(Close::new(CloseCode::TooSlow)));
+        }
+        if let Some(end) = self.poll_closing(now) {
+            return Some(end);
+        }
+        if now >= self.next_heartbeat {
+            self.next_heartbeat = now + self.shared.settings.heartbeat;
+            self.transport.keep_alive();
+        }
+        if now >= self.next_quality {
+            self.next_quality = now + QUALITY_EVERY;
+            let path = self.transport.path();
+            if self.quality.has_moved(&path) {
+                self.session.notify(&ServerMessage::Moved);
+                self.shared.metrics.migrated();
+            }
+            if let Some(quality) = self.quality.measure(&path) {
+                self.session.notify(&ServerMessage::Quality(quality));
+            }
+        }
+        self.session.handle_timeout(now);
+        None
+    }
+}
+
+fn close_now(code: CloseCode) -> Event {
+    Event::End(End::Close(Close::new(code)))
+}

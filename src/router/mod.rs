@@ -1,0 +1,334 @@
+//! The shared room router: which rooms live on this node, and whose connections are here.
+
+pub mod identifiers;
+pub mod live_log;
+pub mod mailbox;
+pub mod room;
+pub mod seat;
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as MapEntry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use handover_protocol::room::presence::{Due, Presence};
+use handover_protocol::room::{Refusal, RoomLimits};
+use handover_protocol::session::Slot;
+use handover_protocol::session::server::{Opened, OpenedRoom};
+use handover_protocol::wire::message::{Hello, LeaveReason, Resume};
+use handover_protocol::wire::{ErrorCode, LogLane, PerLane, RoomName, SessionId};
+use tokio::sync::{Notify, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::broker::{Author, Broker, ResumeError, SessionRecord};
+use crate::clock::Clock;
+use crate::telemetry::Metrics;
+use identifiers::Identifiers;
+use live_log::SharedLog;
+use mailbox::{Mailbox, Notice};
+use room::{Attach, Command, RoomHandle};
+use seat::Seat;
+
+/// What the router's tasks share.
+#[derive(Debug)]
+pub struct Shared {
+    broker: Arc<dyn Broker>,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    identifiers: Identifiers,
+    room_limits: RoomLimits,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+    rooms: Mutex<HashMap<RoomName, RoomHandle>>,
+    sessions: Mutex<Sessions>,
+    /// The agenda of sessions without a connection has changed.
+    agenda_changed: Notify,
+}
+
+#[derive(Debug)]
+struct Sessions {
+    here: HashMap<SessionId, Whereabouts>,
+    presence: Presence,
+}
+
+/// Where a session that was last seen on this node is.
+#[derive(Debug)]
+enum Whereabouts {
+    Connected(Arc<Seat>),
+    Lost(Author, Vec<RoomName>),
+}
+
+/// The shared room router.
+#[derive(Clone, Debug)]
+pub struct Router(Arc<Shared>);
+
+/// A session that was opened or resumed for a connection.
+pub type SeatedSession = (Arc<Seat>, Opened<SharedLog>, Vec<(Slot, RoomName, RoomHandle)>);
+
+impl Router {
+    /// Starts the router. It ends when `stopping` is cancelled, and `tasks` tells when.
+    pub fn start(
+        broker: Arc<dyn Broker>,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        room_limits: RoomLimits,
+        resume_window: Duration,
+        tasks: TaskTracker,
+        stopping: CancellationToken,
+    ) -> Router {
+        let presence = Presence::new(resume_window);
+        let shared = Arc::new(Shared {
+            broker,
+            clock,
+            metrics,
+            identifiers: Identifiers::default(),
+            room_limits,
+            tasks,
+            stopping,
+            rooms: Mutex::default(),
+            sessions: Mutex::new(Sessions { here: HashMap::new(), presence }),
+            agenda_changed: Notify::new(),
+        });
+        let router = Router(shared);
+        router.0.tasks.spawn(router.clone().watch_presence());
+        router
+    }
+
+    /// The room, started if nobody on this node was in it.
+    pub fn room(&self, name: &RoomName) -> RoomHandle {
+        let mut rooms = self.0.rooms();
+        match rooms.entry(name.clone()) {
+            MapEntry::Occupied(live) => live.get().clone(),
+            MapEntry::Vacant(place) => place.insert(room::start(&self.0, name.clone())).clone(),
+        }
+    }
+
+    /// Opens the session a `hello` asks for, for the connection behind `mailbox`.
+    pub async fn open(
+        &self,
+        hello: Hello,
+        mailbox: Arc<Mailbox>,
+    ) -> Result<SeatedSession, Refusal> {
+        match hello.resume {
+            None => self.open_new(mailbox).await,
+            Some(resume) => self.resume(resume, mailbox).await,
+        }
+    }
+
+    async fn open_new(&self, mailbox: Arc<Mailbox>) -> Result<SeatedSession, Refusal> {
+        let internal = |_| Refusal::new(ErrorCode::Internal, "no session can be made right now");
+        let identifiers = &self.0.identifiers;
+        let session = identifiers.session().map_err(internal)?;
+        let peer = identifiers.peer().map_err(internal)?;
+        let secret = identifiers.secret().map_err(internal)?;
+        let (user, generation) = (None, 1);
+        let record = SessionRecord {
+            session,
+            peer,
+            user: user.clone(),
+            secret_hash: identifiers::hash(&secret),
+            generation,
+            rooms: Vec::new(),
+        };
+        self.0.broker.open(record).await.map_err(|_| UNAVAILABLE)?;
+        let author = Author { session, peer, generation };
+        let seat = Arc::new(Seat { author, user: user.clone(), mailbox });
+        self.0.metrics.sessions.inc();
+        self.take_seat(&seat);
+        let opened = Opened { session, secret, peer, user, resumed: None };
+        Ok((seat, opened, Vec::new()))
+    }
+
+    async fn resume(
+        &self,
+        resume: Resume,
+        mailbox: Arc<Mailbox>,
+    ) -> Result<SeatedSession, Refusal> {
+        let Resume { session, secret, .. } = resume;
+        let hash = identifiers::hash(&secret);
+        let record = self.0.broker.resume(session, hash).await.map_err(|error| match error {
+            ResumeError::Unknown => SESSION_UNKNOWN,
+            ResumeError::Unavailable(_) => UNAVAILABLE,
+        })?;
+        let SessionRecord { peer, user, generation, rooms, .. } = record;
+        let author = Author { session, peer, generation };
+        let seat = Arc::new(Seat { author, user: user.clone(), mailbox });
+        self.take_seat(&seat);
+        let mut attaching = Vec::with_capacity(rooms.len());
+        for (index, room) in rooms.into_iter().enumerate() {
+            let slot = Slot { index: index as u8, generation: index as u32 };
+            let handle = self.room(&room);
+            let (attached, waiting) = oneshot::channel();
+            let attach = Box::new(Attach { seat: seat.clone(), slot, attached });
+            let sent = handle.sender(LogLane::Signal).send(Command::Attach(attach)).await;
+            attaching.push((slot, room, handle, sent.map(|()| waiting)));
+        }
+        let (mut opened, mut handles) = (Vec::new(), Vec::new());
+        for (slot, room, handle, waiting) in attaching {
+            let waiting = waiting.map_err(|_| UNAVAILABLE)?;
+            // A room that drops the question has nobody of this session in it.
+            let Ok(attached) = waiting.await else { continue };
+            let (log, seq) = (attached.log, attached.seq);
+            opened.push(OpenedRoom { slot, room: room.clone(), log, seq });
+            handles.push((slot, room, handle));
+        }
+        let opened = Opened { session, secret, peer, user, resumed: Some(opened) };
+        Ok((seat, opened, handles))
+    }
+
+    /// Makes `seat` the session's connection. The older of two is told that it is replaced.
+    fn take_seat(&self, seat: &Arc<Seat>) {
+        let session = seat.author.session;
+        let replaced = {
+            let mut sessions = self.0.sessions();
+            sessions.presence.handle_back(session);
+            let newer = Whereabouts::Connected(seat.clone());
+            match sessions.here.insert(session, newer) {
+                Some(Whereabouts::Connected(other)) => {
+                    if other.author.generation > seat.author.generation {
+                        sessions.here.insert(session, Whereabouts::Connected(other));
+                        Some(seat.clone())
+                    } else {
+                        Some(other)
+                    }
+                }
+                Some(Whereabouts::Lost(..)) | None => None,
+            }
+        };
+        if let Some(older) = replaced {
+            older.mailbox.notify(Notice::Replaced);
+        }
+    }
+
+    /// A connection is gone and its session lives on, for the resume window.
+    pub async fn lost(&self, seat: &Arc<Seat>, rooms: Vec<(RoomName, RoomHandle)>) {
+        let names = rooms.iter().map(|(name, _)| name.clone()).collect();
+        {
+            let mut sessions = self.0.sessions();
+            let session = seat.author.session;
+            let is_newest = matches!(
+                sessions.here.get(&session),
+                Some(Whereabouts::Connected(newest)) if Arc::ptr_eq(newest, seat)
+            );
+            if is_newest {
+                sessions.here.insert(session, Whereabouts::Lost(seat.author, names));
+                sessions.presence.handle_lost(self.0.clock.now(), session);
+            }
+        }
+        self.0.agenda_changed.notify_one();
+        for (_, handle) in rooms {
+            // A room that has ended needs no goodbye.
+            let _ = handle.sender(LogLane::Signal).send(Command::Detach(seat.clone())).await;
+        }
+    }
+
+    /// Ends a session: it leaves its rooms and is forgotten. Returns where each room stood.
+    pub async fn end(
+        &self,
+        author: Author,
+        rooms: impl IntoIterator<Item = RoomName>,
+        reason: LeaveReason,
+    ) -> Vec<(RoomName, PerLane<u64>)> {
+        let mut leaving = Vec::new();
+        for room in rooms {
+            let (done, waiting) = oneshot::channel();
+            let remove = Command::Remove(author, reason, Some(done));
+            if self.room(&room).sender(LogLane::Signal).send(remove).await.is_ok() {
+                leaving.push((room, waiting));
+            }
+        }
+        let mut left = Vec::new();
+        for (room, waiting) in leaving {
+            if let Ok(at) = waiting.await {
+                left.push((room, at));
+            }
+        }
+        {
+            let mut sessions = self.0.sessions();
+            sessions.presence.handle_back(author.session);
+            sessions.here.remove(&author.session);
+        }
+        self.0.metrics.sessions.dec();
+        if let Err(unavailable) = self.0.broker.end(author.session).await {
+            tracing::warn!(error = %unavailable, "an ended session is not forgotten yet");
+        }
+        left
+    }
+
+    /// Leaves each connection a notice, made for it by `notice`.
+    pub fn tell_all(&self, mut notice: impl FnMut(&Identifiers) -> Notice) {
+        for whereabouts in self.0.sessions().here.values() {
+            if let Whereabouts::Connected(seat) = whereabouts {
+                seat.mailbox.notify(notice(&self.0.identifiers));
+            }
+        }
+    }
+
+    /// How many sessions have a connection here.
+    pub fn connected(&self) -> usize {
+        let sessions = self.0.sessions();
+        sessions.here.values().filter(|w| matches!(w, Whereabouts::Connected(_))).count()
+    }
+
+    async fn watch_presence(self) {
+        loop {
+            let next = self.0.sessions().presence.poll_timeout();
+            let timeout = async {
+                match next {
+                    Some(at) => tokio::time::sleep(at.since(self.0.clock.now())).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.0.stopping.cancelled() => return,
+                () = self.0.agenda_changed.notified() => continue,
+                () = timeout => {}
+            }
+            loop {
+                let now = self.0.clock.now();
+                let Some((due, author, rooms)) = self.0.sessions().poll_due(now) else { break };
+                match due {
+                    Due::Away(_) => {
+                        for room in rooms {
+                            let signal = self.room(&room);
+                            let away = Command::Away(author);
+                            let _ = signal.sender(LogLane::Signal).send(away).await;
+                        }
+                    }
+                    Due::Expired(session) => {
+                        tracing::debug!(%session, "session expired");
+                        self.end(author, rooms, LeaveReason::Expired).await;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Sessions {
+    fn poll_due(&mut self, now: handover_protocol::time::Time) -> Option<(Due, Author, Vec<RoomName>)> {
+        loop {
+            let due = self.presence.poll_due(now)?;
+            let (Due::Away(session) | Due::Expired(session)) = due;
+            if let Some(Whereabouts::Lost(author, rooms)) = self.here.get(&session) {
+                return Some((due, *author, rooms.clone()));
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn rooms(&self) -> MutexGuard<'_, HashMap<RoomName, RoomHandle>> {
+        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const UNAVAILABLE: Refusal =
+    Refusal::new(ErrorCode::Unavailable, "sessions cannot be stored right now");
+const SESSION_UNKNOWN: Refusal =
+    Refusal::new(ErrorCode::SessionUnknown, "no such session: it expired, ended, or never was");

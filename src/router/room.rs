@@ -1,0 +1,494 @@
+//! A live room on this node: one task that serialises what its members ask.
+//!
+//! The task takes whatever has gathered in its mailboxes, signal before bulk, has the broker
+//! apply it in one go, copies the entries into this node's log and marks the members that
+//! have something to read. It never waits for a member.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use handover_protocol::limits::POSITION_AFTER;
+use handover_protocol::room::entry::{Entry, Ephemeral, Event};
+use handover_protocol::room::{Refusal, Sent};
+use handover_protocol::session::outbox::Kept;
+use handover_protocol::session::{About, Op, Outcome, Reply, Slot};
+use handover_protocol::wire::message::{LeaveReason, Positions, ResetReason};
+use handover_protocol::wire::{ErrorCode, Json, LogLane, PeerId, PerLane, RoomName};
+use tokio::sync::{mpsc, oneshot};
+
+use super::Shared;
+use super::live_log::{LiveLog, SharedLog};
+use super::mailbox::Notice;
+use super::seat::Seat;
+use crate::broker::{Author, Change, Done, RoomOp, Unavailable};
+
+/// Changes applied in one go.
+const BATCH_MAX: usize = 64;
+/// Requests a room holds per lane before its members are read no further.
+const MAILBOX_MAX: usize = 256;
+/// Every this many entries of directed traffic, those it is not for move on as well.
+const STRIDE: u64 = 32;
+/// Housekeeping: retention by age, and marks for members that were left behind.
+const TIDY_EVERY: Duration = POSITION_AFTER;
+
+/// What a room is asked. Boxed where it is large: an idle room's mailbox is mostly this.
+#[derive(Debug)]
+pub enum Command {
+    /// A member's request, or one from who wants to be a member.
+    Request(Box<(Arc<Seat>, Slot, Op)>),
+    /// A resumed session's connection takes its seat.
+    Attach(Box<Attach>),
+    /// A connection is gone; the membership stays.
+    Detach(Arc<Seat>),
+    /// The session has been without a connection for a while.
+    Away(Author),
+    /// The session's membership ends.
+    Remove(Author, LeaveReason, Option<oneshot::Sender<PerLane<u64>>>),
+}
+
+/// See [`Command::Attach`].
+#[derive(Debug)]
+pub struct Attach {
+    /// Whose seat.
+    pub seat: Arc<Seat>,
+    /// The room's place on the connection.
+    pub slot: Slot,
+    /// Told the logs and the `seq`s applied; nothing if the session is no member.
+    pub attached: oneshot::Sender<Attached>,
+}
+
+/// What an attached connection reads on from.
+#[derive(Debug)]
+pub struct Attached {
+    /// The room's logs.
+    pub log: SharedLog,
+    /// The highest `seq` applied for the session.
+    pub seq: PerLane<u64>,
+}
+
+/// How to reach a live room. One mailbox per lane, so that bulk waits behind signal here too.
+#[derive(Clone, Debug)]
+pub struct RoomHandle {
+    signal: mpsc::Sender<Command>,
+    bulk: mpsc::Sender<Command>,
+}
+
+impl RoomHandle {
+    /// The mailbox of a lane.
+    pub fn sender(&self, lane: LogLane) -> &mpsc::Sender<Command> {
+        match lane {
+            LogLane::Signal => &self.signal,
+            LogLane::Bulk => &self.bulk,
+        }
+    }
+}
+
+impl Command {
+    fn ends_membership(&self) -> bool {
+        match self {
+            Command::Request(request) => matches!(request.2, Op::Leave { .. }),
+            Command::Remove(..) => true,
+            Command::Attach(_) | Command::Detach(_) | Command::Away(_) => false,
+        }
+    }
+}
+
+/// Starts a room's task.
+pub(super) fn start(shared: &Arc<Shared>, name: RoomName) -> RoomHandle {
+    let (signal, from_signal) = mpsc::channel(MAILBOX_MAX);
+    let (bulk, from_bulk) = mpsc::channel(MAILBOX_MAX);
+    let room = LiveRoom {
+        shared: shared.clone(),
+        name,
+        log: None,
+        seats: HashMap::new(),
+        marks: PerLane::default(),
+        left_behind: PerLane::default(),
+    };
+    shared.tasks.spawn(room.run(from_signal, from_bulk));
+    RoomHandle { signal, bulk }
+}
+
+/// What is left to do with a command once the broker has applied its change.
+enum Then {
+    Answer(Arc<Seat>, Slot, Asked),
+    Attach(Box<Attach>),
+    Marked,
+    Removed(Option<oneshot::Sender<PerLane<u64>>>),
+}
+
+/// What an answer needs to know of its request.
+enum Asked {
+    Join { id: u64 },
+    Leave { id: u64 },
+    Update { id: u64 },
+    Members { id: u64 },
+    Send { lane: LogLane, seq: u64 },
+    Ephemeral { to: Option<PeerId>, body: Json, answered: bool },
+    Snapshot { reason: ResetReason },
+}
+
+/// Whom to mark on a lane once a batch is done.
+#[derive(Debug, Default)]
+struct Marks {
+    everybody: bool,
+    some: Vec<PeerId>,
+}
+
+struct LiveRoom {
+    shared: Arc<Shared>,
+    name: RoomName,
+    /// Loaded before the first change.
+    log: Option<SharedLog>,
+    /// The members with a connection on this node.
+    seats: HashMap<PeerId, (Arc<Seat>, Slot)>,
+    marks: PerLane<Marks>,
+    /// Whether entries were appended that not every member was marked for.
+    left_behind: PerLane<bool>,
+}
+
+impl LiveRoom {
+    async fn run(
+        mut self,
+        mut signal: mpsc::Receiver<Command>,
+        mut bulk: mpsc::Receiver<Command>,
+    ) {
+        self.shared.metrics.rooms.inc();
+        let stopping = self.shared.stopping.clone();
+        let tidy = tokio::time::sleep(TIDY_EVERY);
+        tokio::pin!(tidy);
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => break,
+                Some(command) = signal.recv() => batch.push(command),
+                Some(command) = bulk.recv() => batch.push(command),
+                () = &mut tidy => {
+                    if self.tidy().await && self.retire(&signal, &bulk) {
+                        break;
+                    }
+                    tidy.set(tokio::time::sleep(TIDY_EVERY));
+                    continue;
+                }
+            }
+            for mailbox in [&mut signal, &mut bulk] {
+                while batch.len() < BATCH_MAX && let Ok(command) = mailbox.try_recv() {
+                    batch.push(command);
+                }
+            }
+            // On a WebSocket a `leave` may follow bulk sends that are still in the other
+            // mailbox: a member sent them, so they go first.
+            if batch.iter().any(Command::ends_membership) {
+                let mut before = Vec::new();
+                while before.len() < MAILBOX_MAX && let Ok(command) = bulk.try_recv() {
+                    before.push(command);
+                }
+                before.append(&mut batch);
+                batch = before;
+            }
+            self.handle(std::mem::take(&mut batch)).await;
+        }
+        self.shared.metrics.rooms.dec();
+    }
+
+    async fn handle(&mut self, batch: Vec<Command>) {
+        let log = match self.load().await {
+            Ok(log) => log,
+            Err(unavailable) => return self.refuse_all(batch, &unavailable),
+        };
+        let mut ops = Vec::with_capacity(batch.len());
+        let mut then = Vec::with_capacity(batch.len());
+        for command in batch {
+            match command {
+                Command::Request(request) => {
+                    let (seat, slot, op) = *request;
+                    let author = seat.author;
+                    let (change, asked) = split(&seat, op);
+                    ops.push(RoomOp { author, change });
+                    then.push(Then::Answer(seat, slot, asked));
+                }
+                Command::Attach(attach) => {
+                    let author = attach.seat.author;
+                    ops.push(RoomOp { author, change: Change::MarkAway(false) });
+                    then.push(Then::Marked);
+                    ops.push(RoomOp { author, change: Change::Snapshot });
+                    then.push(Then::Attach(attach));
+                }
+                Command::Away(author) => {
+                    ops.push(RoomOp { author, change: Change::MarkAway(true) });
+                    then.push(Then::Marked);
+                }
+                Command::Remove(author, reason, done) => {
+                    ops.push(RoomOp { author, change: Change::Leave(reason) });
+                    then.push(Then::Removed(done));
+                }
+                Command::Detach(seat) => self.detach(&seat),
+            }
+        }
+        let now = self.shared.clock.now();
+        match self.shared.broker.apply(now, &self.name, ops).await {
+            Ok(results) => {
+                for (result, then) in results.into_iter().zip(then) {
+                    self.finish(&log, result, then);
+                }
+                self.mark();
+            }
+            Err(unavailable) => {
+                tracing::warn!(room = %self.name, error = %unavailable, "changes refused");
+                then.into_iter().for_each(|then| self.finish(&log, Err(UNAVAILABLE), then));
+            }
+        }
+    }
+
+    /// The log, from the broker if this is the first time.
+    async fn load(&mut self) -> Result<SharedLog, Unavailable> {
+        if let Some(log) = &self.log {
+            return Ok(log.clone());
+        }
+        let fresh = self.shared.identifiers.epoch().map_err(|error| Unavailable(error.to_string()))?;
+        let log = Arc::new(LiveLog::new(self.shared.broker.load(self.shared.clock.now(), &self.name, fresh).await?));
+        self.log = Some(log.clone());
+        Ok(log)
+    }
+
+    fn finish(&mut self, log: &SharedLog, result: Result<Done, Refusal>, then: Then) {
+        match then {
+            Then::Marked => {
+                if let Ok(Done::Marked(Some(entry))) = result {
+                    self.append(log, entry);
+                }
+            }
+            Then::Removed(done) => {
+                if let Ok(Done::Left(entry, positions)) = result {
+                    self.left(log, entry);
+                    let Positions { signal, bulk, .. } = positions;
+                    // Whoever asked may be gone by now, and then needs no answer.
+                    let _ = done.map(|done| done.send(PerLane { signal, bulk }));
+                }
+            }
+            Then::Attach(attach) => {
+                let Attach { seat, slot, attached } = *attach;
+                if let Ok(Done::Snapshot(snapshot)) = result {
+                    self.seats.insert(seat.author.peer, (seat, slot));
+                    let _ = attached.send(Attached { log: log.clone(), seq: snapshot.seq });
+                }
+            }
+            Then::Answer(seat, slot, asked) => {
+                let about = asked.about();
+                let outcome = match result {
+                    Ok(done) => self.outcome(log, &seat, slot, asked, done),
+                    Err(refusal) => Some(refused(log, about, refusal)),
+                };
+                if let Some(outcome) = outcome {
+                    seat.mailbox.notify(Notice::Reply(Reply { slot, outcome }));
+                }
+            }
+        }
+    }
+
+    /// What a member is answered, if anything: an appended send is answered by its entry.
+    fn outcome(
+        &mut self,
+        log: &SharedLog,
+        seat: &Arc<Seat>,
+        slot: Slot,
+        asked: Asked,
+        done: Done,
+    ) -> Option<Outcome<SharedLog>> {
+        Some(match (done, asked) {
+            (Done::Joined(joining), Asked::Join { id }) => {
+                let seated = self.seats.insert(seat.author.peer, (seat.clone(), slot));
+                let start = seated.is_none().then(|| log.clone());
+                if let Some(entry) = joining.entry {
+                    self.append(log, entry);
+                }
+                Outcome::Joined { id, snapshot: joining.snapshot, start }
+            }
+            (Done::Left(entry, positions), Asked::Leave { id }) => {
+                self.left(log, entry);
+                let Positions { signal, bulk, .. } = positions;
+                Outcome::Left { id, at: PerLane { signal, bulk } }
+            }
+            (Done::Updated(entry), Asked::Update { id }) => {
+                let at = entry.offset;
+                self.append(log, entry);
+                Outcome::Updated { id, at }
+            }
+            (Done::Snapshot(snapshot), Asked::Members { id }) => Outcome::Members { id, snapshot },
+            (Done::Snapshot(snapshot), Asked::Snapshot { reason }) => {
+                Outcome::Snapshot { reason, snapshot, log: log.clone() }
+            }
+            (Done::Sent(Sent::Appended(entry)), Asked::Send { .. }) => {
+                self.shared.metrics.accepted(entry.lane);
+                self.append(log, entry);
+                return None;
+            }
+            (Done::Sent(Sent::Duplicate(applied)), Asked::Send { lane, .. }) => {
+                Outcome::Duplicate { lane, applied }
+            }
+            (Done::Checked, Asked::Ephemeral { to, body, .. }) => {
+                self.pass_on(Ephemeral::new(self.name.clone(), seat.author.peer, to, body));
+                return None;
+            }
+            // A fenced connection has been replaced and is told so by whoever replaced it.
+            _ => return None,
+        })
+    }
+
+    fn append(&mut self, log: &SharedLog, entry: Arc<Entry>) {
+        let marks = &mut self.marks[entry.lane];
+        match &entry.event {
+            Event::Message { to: Some(to), .. } if !entry.offset.is_multiple_of(STRIDE) => {
+                marks.some.extend([entry.peer, *to]);
+                self.left_behind[entry.lane] = true;
+            }
+            _ => marks.everybody = true,
+        }
+        let keep = &self.shared.room_limits.retention[entry.lane];
+        log.append(entry, keep);
+    }
+
+    /// Tells the members' connections that there is something to read.
+    fn mark(&mut self) {
+        for lane in LogLane::ALL {
+            let Marks { everybody, some } = std::mem::take(&mut self.marks[lane]);
+            if everybody {
+                self.left_behind[lane] = false;
+                self.seats.values().for_each(|(seat, slot)| seat.mailbox.mark(slot.index, lane));
+            } else {
+                for peer in some {
+                    if let Some((seat, slot)) = self.seats.get(&peer) {
+                        seat.mailbox.mark(slot.index, lane);
+                    }
+                }
+            }
+        }
+    }
+
+    fn pass_on(&self, ephemeral: Ephemeral) {
+        let from = ephemeral.from;
+        let reach = |(seat, _): &(Arc<Seat>, Slot)| {
+            let frame = ephemeral.frame(seat.mailbox.codec());
+            if seat.mailbox.push_ephemeral(frame) == Kept::InsteadOfOldest {
+                self.shared.metrics.ephemeral_overtaken();
+            }
+        };
+        match ephemeral.to {
+            Some(to) => self.seats.get(&to).into_iter().for_each(reach),
+            None => self.seats.values().filter(|(s, _)| s.author.peer != from).for_each(reach),
+        }
+    }
+
+    fn left(&mut self, log: &SharedLog, entry: Option<Arc<Entry>>) {
+        if let Some(entry) = entry {
+            self.seats.remove(&entry.peer);
+            self.append(log, entry);
+        }
+    }
+
+    fn detach(&mut self, seat: &Arc<Seat>) {
+        let held = self.seats.get(&seat.author.peer);
+        if held.is_some_and(|(held, _)| Arc::ptr_eq(held, seat)) {
+            self.seats.remove(&seat.author.peer);
+        }
+    }
+
+    /// Retention by age, and marks for members that directed traffic left behind. Says
+    /// whether the room is gone.
+    async fn tidy(&mut self) -> bool {
+        let now = self.shared.clock.now();
+        if let Some(log) = &self.log {
+            let trimmed = log.trim(now, &self.shared.room_limits.retention);
+            self.shared.metrics.trimmed(&trimmed);
+        }
+        for lane in LogLane::ALL {
+            self.marks[lane].everybody = self.left_behind[lane];
+        }
+        self.mark();
+        let broker = &self.shared.broker;
+        let tidied = async {
+            broker.trim(now, &self.name).await?;
+            if self.seats.is_empty() { broker.remove_if_empty(now, &self.name).await } else { Ok(false) }
+        };
+        tidied.await.unwrap_or_else(|unavailable| {
+            tracing::warn!(room = %self.name, error = %unavailable, "room not tidied");
+            false
+        })
+    }
+
+    /// Takes the room out of the router's table unless somebody has turned to it meanwhile.
+    fn retire(
+        &mut self,
+        signal: &mpsc::Receiver<Command>,
+        bulk: &mpsc::Receiver<Command>,
+    ) -> bool {
+        // The broker gives the next life a new epoch, so this life's log is of no more use.
+        self.log = None;
+        let mut rooms = self.shared.rooms();
+        // Handles are only ever taken from the table under its lock: with the table's own as
+        // the last one, nothing can be on its way.
+        let idle = signal.is_empty() && bulk.is_empty() && signal.sender_strong_count() == 1;
+        if idle {
+            rooms.remove(&self.name);
+        }
+        idle
+    }
+
+    fn refuse_all(&mut self, batch: Vec<Command>, unavailable: &Unavailable) {
+        tracing::warn!(room = %self.name, error = %unavailable, "room not loaded");
+        for command in batch {
+            if let Command::Request(request) = command {
+                let (seat, slot, op) = *request;
+                let outcome = Outcome::Refused { about: op.about(), refusal: UNAVAILABLE, at: 0 };
+                seat.mailbox.notify(Notice::Reply(Reply { slot, outcome }));
+            }
+        }
+    }
+}
+
+const UNAVAILABLE: Refusal =
+    Refusal::new(ErrorCode::Unavailable, "the room cannot be changed right now");
+
+fn refused(log: &SharedLog, about: About, refusal: Refusal) -> Outcome<SharedLog> {
+    let lane = match about {
+        About::Send { lane, .. } => lane,
+        _ => LogLane::Signal,
+    };
+    Outcome::Refused { about, refusal, at: log.last(lane) }
+}
+
+/// What the broker is to do for a request, and what its answer needs to know.
+fn split(seat: &Seat, op: Op) -> (Change, Asked) {
+    match op {
+        Op::Join { id, metadata } => {
+            (Change::Join { user: seat.user.clone(), metadata }, Asked::Join { id })
+        }
+        Op::Leave { id } => (Change::Leave(LeaveReason::Left), Asked::Leave { id }),
+        Op::Update { id, metadata } => (Change::Update(metadata), Asked::Update { id }),
+        Op::Members { id } => (Change::Snapshot, Asked::Members { id }),
+        Op::Send(send) => {
+            let asked = Asked::Send { lane: send.lane, seq: send.seq };
+            (Change::Send(send), asked)
+        }
+        Op::Ephemeral { to, body, answered } => {
+            (Change::CheckAddressee(to), Asked::Ephemeral { to, body, answered })
+        }
+        Op::Snapshot { reason } => (Change::Snapshot, Asked::Snapshot { reason }),
+    }
+}
+
+impl Asked {
+    fn about(&self) -> About {
+        match *self {
+            Asked::Join { id } => About::Join { id },
+            Asked::Leave { id } | Asked::Update { id } | Asked::Members { id } => {
+                About::Request { id }
+            }
+            Asked::Send { lane, seq } => About::Send { lane, seq },
+            Asked::Ephemeral { answered, .. } => About::Ephemeral { answered },
+            Asked::Snapshot { .. } => About::Snapshot,
+        }
+    }
+}
