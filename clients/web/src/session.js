@@ -1,0 +1,539 @@
+/**
+ * The client's end of a session: everything the protocol asks of a client, without a socket,
+ * a clock or a timer. The mirror of the gateway's `ServerSession`.
+ *
+ * Messages go in through {@link ClientSession.handleMessage}, what is to be written comes out
+ * of {@link ClientSession.transmit} lane by lane, and what happened out of
+ * {@link ClientSession.pollOutput}. Time is whatever the caller says it is, in milliseconds.
+ *
+ * A session is carried by one connection (a link) at a time. A further one may greet
+ * meanwhile; the moment it is welcomed it carries the session and the older one is closed, so
+ * that moving from one network or transport to another leaves no gap.
+ */
+import { Close, HandoverError, mayReturn, retryOf } from './errors.js';
+import { handleLive } from './session/inbound.js';
+import { Liveness, PACE_IN_CALL, paceIdle } from './session/liveness.js';
+import { Requests } from './session/requests.js';
+import { LANES, RoomState } from './session/room.js';
+import { byteLength, decode, encode, encodeSend, VERSION } from './wire/message.js';
+
+/**
+ * @typedef {import('./session/output.js').Output} Output
+ * @typedef {import('./session/output.js').Loss} Loss
+ * @typedef {import('./wire/message.js').Lane} Lane
+ * @typedef {import('./wire/message.js').Limits} Limits
+ */
+
+/** How long a gateway may take to answer `hello`. */
+export const WELCOME_TIMEOUT_MS = 4_000;
+/** What may wait to be accepted in one room's lane. */
+export const OUTBOX_COST_MAX = 4 << 20;
+/** Requests that may wait for their answers. */
+const REQUESTS_MAX = 256;
+
+/** @type {Limits} Until the gateway says otherwise. */
+const LIMITS = { message_bytes: 65_536, metadata_bytes: 4_096, ephemeral_bytes: 800, room_bytes: 128, rooms: 64 };
+
+/**
+ * @typedef {object} Link
+ * @property {number} id
+ * @property {boolean} helloDue
+ * @property {Set<string> | null} listed the rooms named in `resume`; null if it greeted afresh
+ * @property {number} deadline for `welcome`
+ */
+
+export class ClientSession {
+  /** @param {{agent?: string, token?: string}} [options] */
+  constructor({ agent, token } = {}) {
+    this.agent = agent;
+    /** Goes into the next `hello`. */
+    this.token = token;
+    this.limits = LIMITS;
+    this.heartbeatMs = 15_000;
+    this.resumeWindowMs = 120_000;
+    /** @type {{session: string, secret: string} | null} */
+    this.identity = null;
+    /** @type {string | null} */
+    this.peer = null;
+    /** @type {string | null} */
+    this.user = null;
+    /** @type {Map<string, RoomState>} */
+    this.rooms = new Map();
+    this.requests = new Requests();
+    /** @type {Map<number, Link>} greeting, not carrying the session */
+    this.greeting = new Map();
+    /** @type {number | null} the link that carries the session */
+    this.live = null;
+    /** @type {Liveness | null} of that link */
+    this.liveness = null;
+    /** Whether a `resume` of ours went out since that link was welcomed. */
+    this.resuming = false;
+    this.inCall = false;
+    this.byeDue = false;
+    this.ended = false;
+    this.sendId = 0;
+    this.turn = 0;
+    /** @type {Output[]} */
+    this.outputs = [];
+  }
+
+  // Links
+
+  /**
+   * A connection is open and may greet.
+   * @param {number} now
+   * @param {number} id never used before
+   */
+  handleOpened(now, id) {
+    if (this.ended) return this.emit({ type: 'close_link', link: id, why: 'ended' });
+    this.greeting.set(id, { id, helloDue: true, listed: null, deadline: now + WELCOME_TIMEOUT_MS });
+  }
+
+  /**
+   * A connection is gone. `loss` is what its transport knows about why.
+   * @param {number} now
+   * @param {number} id
+   * @param {Loss} [loss]
+   */
+  handleClosed(now, id, loss = {}) {
+    if (this.ended) return;
+    const { code } = loss;
+    if (id === this.live) {
+      this.live = null;
+      this.liveness = null;
+      // A gateway that takes a newer connection of ours says so to the older one, perhaps
+      // before the newer one hears its welcome. Only a stranger's connection ends us.
+      const ours = code === Close.REPLACED && this.resuming;
+      if (this.byeDue || (!ours && !mayReturn(code))) return this.endByCode(code, loss.reason);
+      this.emit({ type: 'down', link: id, loss: ours ? {} : loss });
+    } else if (this.greeting.delete(id)) {
+      if (this.live === null && !mayReturn(code)) return this.endByCode(code, loss.reason);
+      this.emit({ type: 'link_failed', link: id, loss, timedOut: false });
+    }
+  }
+
+  /**
+   * Takes one message.
+   * @param {number} now
+   * @param {number} id
+   * @param {string} text
+   */
+  handleMessage(now, id, text) {
+    if (this.ended) return;
+    const link = this.greeting.get(id);
+    if (link === undefined && id !== this.live) return;
+    let message;
+    try {
+      message = decode(text);
+    } catch (error) {
+      return this.dropLink(now, id, 'out_of_step', { reason: `a message that cannot be read: ${error}` });
+    }
+    if (message === null) return;
+    if (message.type === 'close') {
+      const loss = { code: message.code, reason: message.reason, retryAfter: message.retry_after ?? undefined };
+      return this.dropLink(now, id, 'by_gateway', loss);
+    }
+    if (link !== undefined) return this.handleGreeting(now, link, message);
+    if (this.liveness?.hear(now)) this.emit({ type: 'recovered', link: id });
+    handleLive(this, now, message, text.length);
+  }
+
+  /**
+   * @param {number} now
+   * @param {Link} link
+   * @param {import('./wire/message.js').ServerMessage} message
+   */
+  handleGreeting(now, link, message) {
+    if (message.type === 'welcome') return this.welcomed(now, link, message);
+    if (message.type !== 'error') return;
+    if (message.code === 'session_unknown' && link.listed !== null && this.live === null) {
+      this.forgetSession();
+      link.helloDue = true;
+      link.listed = null;
+      link.deadline = now + WELCOME_TIMEOUT_MS;
+      return;
+    }
+    const retryAfter = message.retry_after ?? undefined;
+    const error = new HandoverError(message.code, message.message, { retryAfter });
+    if (this.live === null && retryOf(message.code) === 'never' && message.code !== 'session_unknown') {
+      return this.end(error, null);
+    }
+    // A working connection is not given up for one that was refused.
+    this.greeting.delete(link.id);
+    this.emit({ type: 'close_link', link: link.id, why: 'not_now' });
+    this.emit({ type: 'link_failed', link: link.id, loss: { reason: message.message, retryAfter }, timedOut: false });
+  }
+
+  /**
+   * @param {number} now
+   * @param {Link} link
+   * @param {import('./wire/message.js').Welcome} welcome
+   */
+  welcomed(now, link, welcome) {
+    if (!welcome.resumed && this.identity !== null) this.forgetSession();
+    this.greeting.delete(link.id);
+    const older = this.live;
+    this.live = link.id;
+    this.identity = { session: welcome.session, secret: welcome.secret };
+    this.peer = welcome.peer;
+    this.user = welcome.user ?? null;
+    this.limits = { ...LIMITS, ...welcome.limits };
+    this.heartbeatMs = welcome.heartbeat;
+    this.resumeWindowMs = welcome.resume_window;
+    this.resuming = [...this.greeting.values()].some((other) => other.listed !== null);
+    this.liveness = new Liveness(now, this.pace());
+    this.requests.repeat();
+    for (const room of this.rooms.values()) {
+      this.carryOver(room, welcome.resumed ? welcome.rooms?.[room.name] : undefined, link.listed);
+    }
+    if (older !== null) this.emit({ type: 'close_link', link: older, why: 'replaced' });
+    this.emit({ type: 'live', link: link.id, resumed: welcome.resumed, peer: welcome.peer, user: this.user });
+  }
+
+  /**
+   * A room on the connection that has just been welcomed.
+   * @param {RoomState} room
+   * @param {{seq: import('./wire/message.js').PerLane} | undefined} known what the gateway has
+   *   of it; undefined if the session is no member there
+   * @param {Set<string> | null} listed
+   */
+  carryOver(room, known, listed) {
+    if (known !== undefined) {
+      for (const lane of LANES) room.sends[lane].resume(known.seq[lane]);
+      if (room.standing === 'member' && listed?.has(room.name)) room.goOn();
+      else room.awaitStart();
+      return;
+    }
+    room.fallBack('rejoined');
+    if (room.leaving !== null) {
+      // The leave may have been applied: its repetition is answered either way.
+      this.abandonSends(room);
+      this.requests.release(room.leaving);
+      return;
+    }
+    if (room.standing !== 'rejoining') return;
+    this.requests.takeAll((request) => request.own && request.ask.room === room.name);
+    this.requests.push({ type: 'join', room: room.name, metadata: room.metadata }, { own: true });
+  }
+
+  /** The gateway does not know the session any more: whatever was under way is uncertain. */
+  forgetSession() {
+    this.identity = null;
+    for (const room of this.rooms.values()) {
+      room.fallBack('new_session');
+      for (const lane of LANES) {
+        for (const item of room.sends[lane].disown()) {
+          const error = new HandoverError('uncertain', 'lost with the session; it may or may not have arrived');
+          this.emit({ type: 'sent', id: item.id, error });
+        }
+      }
+    }
+  }
+
+  /**
+   * @param {number} now
+   * @param {number} id
+   * @param {string} why
+   * @param {Loss} loss
+   */
+  dropLink(now, id, why, loss) {
+    this.emit({ type: 'close_link', link: id, why });
+    this.handleClosed(now, id, loss);
+  }
+
+  // What goes out
+
+  /**
+   * The next message to write on a link's lane.
+   * @param {number} now
+   * @param {number} id
+   * @param {Lane} lane
+   * @returns {string | null}
+   */
+  transmit(now, id, lane) {
+    const link = this.greeting.get(id);
+    if (link !== undefined) return lane === 'signal' ? this.hello(link) : null;
+    if (id !== this.live || this.ended) return null;
+    if (lane === 'signal') {
+      if (this.byeDue) return this.bye();
+      if (this.liveness?.wantsPing(now)) {
+        const number = this.requests.number();
+        this.liveness.ask(number, now);
+        return encode({ type: 'ping', id: number });
+      }
+      const request = this.requests.transmit(now);
+      if (request !== null) {
+        const { metadata, ...ask } = request.ask;
+        return encode({ ...ask, id: request.id }, { metadata });
+      }
+    } else if (this.byeDue) return null;
+    return this.nextSend(now, lane);
+  }
+
+  /** @param {Link} link */
+  hello(link) {
+    if (!link.helloDue) return null;
+    link.helloDue = false;
+    const greeting = { type: 'hello', version: VERSION, token: this.token, agent: this.agent };
+    if (this.identity === null) return encode(greeting);
+    const listed = [...this.rooms.values()].filter((room) => room.positions !== null);
+    link.listed = new Set(listed.map((room) => room.name));
+    this.resuming = true;
+    const rooms = Object.fromEntries(listed.map((room) => [room.name, { ...room.positions }]));
+    return encode({ ...greeting, resume: { ...this.identity, rooms } });
+  }
+
+  bye() {
+    if (this.saidBye) return null;
+    this.saidBye = true;
+    return encode({ type: 'bye' });
+  }
+
+  /**
+   * Rooms take turns, so that a busy one does not keep the others waiting.
+   * @param {number} now
+   * @param {Lane} lane
+   */
+  nextSend(now, lane) {
+    const rooms = [...this.rooms.values()];
+    for (let step = 1; step <= rooms.length; step += 1) {
+      const index = (this.turn + step) % rooms.length;
+      const room = /** @type {RoomState} */ (rooms[index]);
+      if (room.standing !== 'member') continue;
+      const item = room.sends[lane].transmit(now);
+      if (item === null) continue;
+      this.turn = index;
+      return encodeSend({ room: room.name, lane, seq: item.seq, to: item.to }, item.body);
+    }
+    return null;
+  }
+
+  // Time
+
+  /** When {@link ClientSession.handleTimeout} has something to do; Infinity for never. */
+  due() {
+    let due = this.live === null ? Infinity : Math.min(this.liveness?.due() ?? Infinity, this.requests.due());
+    for (const link of this.greeting.values()) due = Math.min(due, link.deadline);
+    if (this.live === null) return due;
+    for (const room of this.rooms.values()) {
+      for (const lane of LANES) due = Math.min(due, room.sends[lane].due());
+    }
+    return due;
+  }
+
+  /** @param {number} now */
+  handleTimeout(now) {
+    for (const link of [...this.greeting.values()]) {
+      if (now < link.deadline) continue;
+      this.greeting.delete(link.id);
+      this.emit({ type: 'close_link', link: link.id, why: 'no_welcome' });
+      this.emit({ type: 'link_failed', link: link.id, loss: { reason: 'no welcome came in time' }, timedOut: true });
+    }
+    if (this.live === null) return;
+    if (this.liveness?.handleTimeout(now)) this.emit({ type: 'stalled', link: this.live });
+    const late = [...this.rooms.values()].some((room) => LANES.some((lane) => room.sends[lane].isOutOfStep(now)));
+    if (late) this.dropLink(now, this.live, 'out_of_step', { reason: 'sends were left unanswered' });
+  }
+
+  pace() {
+    return this.inCall ? PACE_IN_CALL : paceIdle(this.heartbeatMs);
+  }
+
+  /**
+   * In a call a dead link must be noticed sooner.
+   * @param {number} now
+   * @param {boolean} inCall
+   */
+  setInCall(now, inCall) {
+    this.inCall = inCall;
+    this.liveness?.setPace(this.pace(), now);
+  }
+
+  /**
+   * Asks whether the link still lives, and gives it up after `deadMs` without an answer.
+   * @param {number} now
+   * @param {number} deadMs
+   */
+  probe(now, deadMs) {
+    this.liveness?.probe(now, deadMs);
+  }
+
+  // What the user asks
+
+  /**
+   * @param {string} name
+   * @param {string | undefined} metadata JSON text
+   * @returns {number} the request; answered with the members
+   */
+  join(name, metadata) {
+    this.checkOpen();
+    if (this.rooms.has(name)) throw new HandoverError('bad_request', 'already in this room, or still leaving it');
+    if (name === '' || byteLength(name) > this.limits.room_bytes) {
+      throw new HandoverError('bad_request', `a room's name has 1 to ${this.limits.room_bytes} bytes`);
+    }
+    this.checkMetadata(metadata);
+    this.rooms.set(name, new RoomState(name, metadata));
+    return this.requests.push({ type: 'join', room: name, metadata });
+  }
+
+  /**
+   * @param {string} name
+   * @returns {number} the request; it goes out once everything sent before it is answered
+   */
+  leave(name) {
+    this.checkOpen();
+    const room = this.roomOf(name);
+    const withheld = !room.isDrained;
+    room.leaving = this.requests.push({ type: 'leave', room: name }, { withheld });
+    return room.leaving;
+  }
+
+  /**
+   * @param {string} name
+   * @param {string} metadata JSON text
+   */
+  update(name, metadata) {
+    this.checkOpen();
+    this.roomOf(name);
+    this.checkMetadata(metadata);
+    return this.requests.push({ type: 'update', room: name, metadata });
+  }
+
+  /**
+   * @param {{type: 'members', room: string} | {type: 'ice'} | {type: 'refresh', token: string}} ask
+   * @returns {number} the request
+   */
+  request(ask) {
+    this.checkOpen();
+    if (ask.type === 'members') this.roomOf(ask.room);
+    return this.requests.push(ask);
+  }
+
+  /**
+   * Puts something into a room's log.
+   * @param {string} name
+   * @param {Lane} lane
+   * @param {string} body JSON text
+   * @param {string} [to]
+   * @returns {number} the send
+   */
+  send(name, lane, body, to) {
+    this.checkOpen();
+    const room = this.roomOf(name);
+    const sends = room.sends[lane];
+    if (sends.cost + body.length > OUTBOX_COST_MAX) {
+      throw new HandoverError('outbox_full', 'too much is waiting to be accepted on this lane');
+    }
+    const largest = encodeSend({ room: name, lane, seq: Number.MAX_SAFE_INTEGER, to }, body);
+    this.checkSize('the message', byteLength(largest), this.limits.message_bytes);
+    this.sendId += 1;
+    sends.push(this.sendId, to, body);
+    return this.sendId;
+  }
+
+  /**
+   * A message for whoever is there now.
+   * @param {string} name
+   * @param {string} body JSON text
+   * @param {string} [to]
+   * @returns {string | null} null while nothing carries the session: it is not worth keeping
+   */
+  ephemeral(name, body, to) {
+    this.checkOpen();
+    const room = this.roomOf(name);
+    this.checkSize('an ephemeral body', byteLength(body), this.limits.ephemeral_bytes);
+    if (this.live === null || room.standing !== 'member') return null;
+    return encode({ type: 'ephemeral', room: name, to }, { body });
+  }
+
+  /** Ends the session for good. */
+  close() {
+    if (this.ended) return;
+    this.byeDue = true;
+    if (this.live === null) this.end(null, Close.BYE);
+  }
+
+  checkOpen() {
+    if (this.ended || this.byeDue) throw new HandoverError('closed', 'the session is over');
+    if (this.requests.size >= REQUESTS_MAX) {
+      throw new HandoverError('outbox_full', 'too many requests are waiting for answers');
+    }
+  }
+
+  /** @param {string | undefined} metadata */
+  checkMetadata(metadata) {
+    if (metadata !== undefined) this.checkSize('metadata', byteLength(metadata), this.limits.metadata_bytes);
+  }
+
+  /**
+   * @param {string} what
+   * @param {number} size
+   * @param {number} limit
+   */
+  checkSize(what, size, limit) {
+    if (size > limit) throw new HandoverError('too_large', `${what} has ${size} bytes; the gateway takes ${limit}`);
+  }
+
+  /** @param {string} name */
+  roomOf(name) {
+    const room = this.rooms.get(name);
+    if (room === undefined || room.leaving !== null) throw new HandoverError('not_a_member', 'not in this room');
+    return room;
+  }
+
+  // The end
+
+  /**
+   * @param {number | undefined} code
+   * @param {string | undefined} reason
+   */
+  endByCode(code, reason) {
+    if (this.byeDue) return this.end(null, code ?? Close.BYE);
+    this.end(new HandoverError('closed', reason ?? `closed with ${code}`, { closeCode: code }), code ?? null);
+  }
+
+  /**
+   * @param {HandoverError | null} error
+   * @param {number | null} code
+   */
+  end(error, code) {
+    if (this.ended) return;
+    this.ended = true;
+    const links = [...this.greeting.keys(), ...(this.live === null ? [] : [this.live])];
+    for (const link of links) this.emit({ type: 'close_link', link, why: 'ended' });
+    this.greeting.clear();
+    this.live = null;
+    this.liveness = null;
+    for (const room of this.rooms.values()) this.abandonSends(room);
+    const over = error ?? new HandoverError('closed', 'the session is over', { closeCode: code ?? undefined });
+    for (const request of this.requests.takeAll(() => true)) {
+      if (!request.own) this.emit({ type: 'answer', id: request.id, error: over });
+    }
+    this.emit({ type: 'ended', error, code });
+  }
+
+  /** @param {RoomState} room */
+  abandonSends(room) {
+    for (const lane of LANES) {
+      for (const { id, uncertain } of room.sends[lane].abandon()) {
+        const error = uncertain
+          ? new HandoverError('uncertain', 'it may or may not have arrived')
+          : new HandoverError('not_sent', 'the membership ended before it went out');
+        this.emit({ type: 'sent', id, error });
+      }
+    }
+  }
+
+  // What happened
+
+  /** @param {Output} output */
+  emit(output) {
+    this.outputs.push(output);
+  }
+
+  /** @returns {Output | null} */
+  pollOutput() {
+    return this.outputs.shift() ?? null;
+  }
+}
+

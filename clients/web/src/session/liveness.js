@@ -1,0 +1,124 @@
+/**
+ * Whether the connection that carries the session still moves, by asking.
+ *
+ * The gateway keeps transports alive by itself, but neither a WebSocket nor WebTransport
+ * tells JavaScript about that, so the only proof of life is a message.
+ */
+
+/**
+ * @typedef {object} Pace
+ * @property {number} everyMs between pings
+ * @property {number} deadMs silence after a ping that counts as dead
+ */
+
+/** Pings of a session in a call: a dead link is noticed within three seconds. */
+export const PACE_IN_CALL = Object.freeze({ everyMs: 1_000, deadMs: 1_900 });
+
+/**
+ * Pings of an idle session.
+ * @param {number} heartbeatMs what the gateway announced
+ * @returns {Pace}
+ */
+export function paceIdle(heartbeatMs) {
+  return { everyMs: heartbeatMs, deadMs: 5_000 };
+}
+
+/** Something may be heard on a link on which nothing we say arrives: this is the longest wait. */
+const UNANSWERED_FACTOR = 3;
+
+export class Liveness {
+  /**
+   * @param {number} now
+   * @param {Pace} pace
+   */
+  constructor(now, pace) {
+    this.pace = pace;
+    this.heard = now;
+    /** @type {{id: number, at: number, deadMs: number} | null} */
+    this.asked = null;
+    this.nextAsk = now;
+    this.stalled = false;
+  }
+
+  /**
+   * @param {Pace} pace
+   * @param {number} now
+   */
+  setPace(pace, now) {
+    this.pace = pace;
+    this.nextAsk = Math.min(this.nextAsk, now + pace.everyMs);
+    if (this.asked !== null) this.asked.deadMs = Math.min(this.asked.deadMs, pace.deadMs);
+  }
+
+  /**
+   * Asks at once and waits no longer than `deadMs`.
+   * @param {number} now
+   * @param {number} deadMs
+   */
+  probe(now, deadMs) {
+    this.asked = null;
+    this.nextAsk = now;
+    this.probeMs = deadMs;
+  }
+
+  /**
+   * Something arrived. Returns whether the link had been given up.
+   * @param {number} now
+   */
+  hear(now) {
+    this.heard = now;
+    const was = this.stalled;
+    this.stalled = false;
+    return was;
+  }
+
+  /**
+   * @param {number} now
+   */
+  wantsPing(now) {
+    return this.asked === null && now >= this.nextAsk;
+  }
+
+  /**
+   * @param {number} id
+   * @param {number} now
+   */
+  ask(id, now) {
+    this.asked = { id, at: now, deadMs: this.probeMs ?? this.pace.deadMs };
+    this.probeMs = undefined;
+    this.nextAsk = now + this.pace.everyMs;
+  }
+
+  /**
+   * A `pong` came: the round-trip time, if it is the one waited for.
+   * @param {number} id
+   * @param {number} now
+   */
+  answer(id, now) {
+    if (this.asked?.id !== id) return null;
+    const rtt = now - this.asked.at;
+    this.asked = null;
+    return rtt;
+  }
+
+  /** When the link counts as dead. */
+  deadline() {
+    if (this.asked === null || this.stalled) return Infinity;
+    const { at, deadMs } = this.asked;
+    return Math.min(Math.max(at, this.heard) + deadMs, at + UNANSWERED_FACTOR * deadMs);
+  }
+
+  due() {
+    return Math.min(this.asked === null ? this.nextAsk : Infinity, this.deadline());
+  }
+
+  /**
+   * Returns whether the link is given up just now.
+   * @param {number} now
+   */
+  handleTimeout(now) {
+    if (now < this.deadline()) return false;
+    this.stalled = true;
+    return true;
+  }
+}

@@ -1,0 +1,230 @@
+/**
+ * What one room's lane still has to get into the log: kept until `accepted`.
+ *
+ * A `seq` is given when a send goes out. Sends go out without waiting for each other, so when
+ * one is refused those behind it are already on their way under numbers that will not do. The
+ * lane then settles: nothing more goes out until everything under way has been answered, and
+ * only then are the remaining sends numbered anew. So an answer always means the send that
+ * carried its number.
+ */
+import { retryOf } from '../errors.js';
+
+/** What a send counts for beside its body. */
+const OVERHEAD = 128;
+/** A gateway that leaves a send unanswered for so long while a lane settles is out of step. */
+export const SETTLE_TIMEOUT_MS = 30_000;
+/** How long to wait when the gateway says "later" without saying when. */
+export const RETRY_DEFAULT_MS = 1_000;
+
+/**
+ * @typedef {object} Item
+ * @property {number} id the send's own number, which never changes
+ * @property {string | undefined} to
+ * @property {string} body JSON text
+ * @property {number} cost
+ * @property {'waiting' | 'flying' | 'again'} stage `again`: refused for now, goes out again
+ *   once the lane has settled
+ * @property {number} seq the number it went out with; 0 while waiting
+ * @property {boolean} doubtful the gateway failed on it, which does not rule out that it was
+ *   applied
+ */
+
+/**
+ * @param {string} body JSON text
+ * @returns {number} what it counts for in an outbox
+ */
+export function costOf(body) {
+  return OVERHEAD + body.length;
+}
+
+/** The sends of one room and lane, in the order they were given. */
+export class Sends {
+  constructor() {
+    /** @type {Item[]} */
+    this.items = [];
+    /** Items before this one are not waiting; those from it on are. */
+    this.next = 0;
+    this.nextSeq = 1;
+    this.flying = 0;
+    /** What all items together count for. */
+    this.cost = 0;
+    /** @type {{since: number, from: number} | null} `from`: the number the next one takes. */
+    this.settling = null;
+    /** @type {number | null} */
+    this.holdUntil = null;
+  }
+
+  get isEmpty() {
+    return this.items.length === 0;
+  }
+
+  /** When something will have to be looked at again. */
+  due() {
+    const settled = this.settling === null ? Infinity : this.settling.since + SETTLE_TIMEOUT_MS;
+    return Math.min(settled, this.next < this.items.length ? (this.holdUntil ?? Infinity) : Infinity);
+  }
+
+  /**
+   * Whether the gateway has left answers out.
+   * @param {number} now
+   */
+  isOutOfStep(now) {
+    return this.settling !== null && now >= this.settling.since + SETTLE_TIMEOUT_MS;
+  }
+
+  /**
+   * @param {number} id
+   * @param {string | undefined} to
+   * @param {string} body
+   */
+  push(id, to, body) {
+    const cost = costOf(body);
+    this.cost += cost;
+    this.items.push({ id, to, body, cost, stage: 'waiting', seq: 0, doubtful: false });
+  }
+
+  /**
+   * The next send to go out, with its number.
+   * @param {number} now
+   * @returns {Item | null}
+   */
+  transmit(now) {
+    const item = this.items[this.next];
+    if (item === undefined || this.settling !== null) return null;
+    if (this.holdUntil !== null && now < this.holdUntil) return null;
+    this.holdUntil = null;
+    item.stage = 'flying';
+    item.seq = this.nextSeq;
+    this.next += 1;
+    this.nextSeq += 1;
+    this.flying += 1;
+    return item;
+  }
+
+  /**
+   * Everything up to `seq` is in the log.
+   * @param {number} seq
+   * @returns {{id: number, seq: number}[]}
+   */
+  accept(seq) {
+    let count = 0;
+    while (count < this.next) {
+      const item = /** @type {Item} */ (this.items[count]);
+      if (item.stage === 'waiting' || item.seq > seq) break;
+      if (item.stage === 'flying') this.flying -= 1;
+      count += 1;
+    }
+    if (count === 0) return [];
+    const accepted = this.items.splice(0, count);
+    this.next -= count;
+    for (const item of accepted) this.cost -= item.cost;
+    this.settle();
+    return accepted;
+  }
+
+  /**
+   * A send was refused.
+   * @param {number} now
+   * @param {number} seq
+   * @param {{code: string, retry_after?: number | null, expected?: number | null}} error
+   * @returns {number | null} the send that is out for good, if one is
+   */
+  refuse(now, seq, error) {
+    const index = this.items.findIndex((item) => item.stage === 'flying' && item.seq === seq);
+    const item = this.items[index];
+    if (item === undefined) return null;
+    this.flying -= 1;
+    const retry = retryOf(error.code);
+    const expected = retry === 'from_expected' ? (error.expected ?? seq) : seq;
+    const from = Math.max(1, Math.min(expected, seq));
+    if (this.settling === null) this.settling = { since: now, from };
+    else this.settling.from = Math.min(this.settling.from, from);
+    if (retry === 'never') {
+      this.items.splice(index, 1);
+      this.next -= 1;
+      this.cost -= item.cost;
+    } else {
+      item.stage = 'again';
+      if (retry === 'later') {
+        item.doubtful = true;
+        const until = now + (error.retry_after ?? RETRY_DEFAULT_MS);
+        this.holdUntil = Math.max(this.holdUntil ?? 0, until);
+      }
+    }
+    this.settle();
+    return retry === 'never' ? item.id : null;
+  }
+
+  /**
+   * A new connection carries the session, and the gateway has applied everything up to `seq`.
+   * What it has not goes out again; what it has is answered in the replay.
+   * @param {number} seq
+   */
+  resume(seq) {
+    this.flying = 0;
+    this.next = 0;
+    for (const item of this.items) {
+      if (item.stage !== 'waiting' && item.seq <= seq) {
+        item.stage = 'flying';
+        this.flying += 1;
+        this.next += 1;
+      } else {
+        item.stage = 'waiting';
+        item.doubtful = false;
+        item.seq = 0;
+      }
+    }
+    this.nextSeq = seq + 1;
+    this.settling = null;
+    this.holdUntil = null;
+  }
+
+  /**
+   * A membership begins in a session that has had this many applied; nothing is under way.
+   * @param {number} seq
+   */
+  start(seq) {
+    const accepted = this.accept(seq);
+    this.resume(seq);
+    return accepted;
+  }
+
+  /**
+   * The gateway does not know the session any more. Takes out what was under way, whose fate
+   * nobody can tell; the rest is certainly in no log and waits for the new session.
+   * @returns {Item[]}
+   */
+  disown() {
+    const uncertain = this.items.filter(isUncertain);
+    this.items = this.items.filter((item) => !isUncertain(item));
+    this.cost = this.items.reduce((sum, item) => sum + item.cost, 0);
+    this.resume(0);
+    return uncertain;
+  }
+
+  /**
+   * Gives everything up.
+   * @returns {{id: number, uncertain: boolean}[]}
+   */
+  abandon() {
+    const items = this.items.map((item) => ({ id: item.id, uncertain: isUncertain(item) }));
+    Object.assign(this, new Sends());
+    return items;
+  }
+
+  settle() {
+    if (this.flying > 0 || this.settling === null) return;
+    for (const item of this.items.slice(0, this.next)) {
+      item.stage = 'waiting';
+      item.seq = 0;
+    }
+    this.next = 0;
+    this.nextSeq = this.settling.from;
+    this.settling = null;
+  }
+}
+
+/** @param {Item} item */
+function isUncertain(item) {
+  return item.doubtful || item.stage === 'flying';
+}
