@@ -8,10 +8,6 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorCode {
-    /// Unknown type, missing or wrong field, or something that is not done. A client reads a
-    /// code it does not know as this one: final.
-    #[serde(other)]
-    BadRequest,
     /// The protocol version of `hello` is not spoken here.
     UnsupportedVersion,
     /// A valid token is needed.
@@ -38,6 +34,10 @@ pub enum ErrorCode {
     Unavailable,
     /// A fault of the gateway.
     Internal,
+    /// Unknown type, missing or wrong field, or something that is not done. A client reads a
+    /// code it does not know as this one: final.
+    #[serde(other)]
+    BadRequest,
 }
 
 /// What a client does after an error.

@@ -150,7 +150,10 @@ mod tests {
     fn the_text_is_kept_as_written() {
         for text in ["null", "1e999", r#"{ "b":1, "a" : [1.0,2] }"#, r#""\ud800""#, "0.10"] {
             assert_eq!(Json::parse(text.as_bytes()).unwrap().as_str(), text);
-            assert_eq!(serde_json::to_string(&Json::parse(text.as_bytes()).unwrap()).unwrap(), text);
+            assert_eq!(
+                serde_json::to_string(&Json::parse(text.as_bytes()).unwrap()).unwrap(),
+                text
+            );
         }
     }
 

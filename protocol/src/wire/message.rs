@@ -10,9 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::close::CloseCode;
 use super::error::ErrorCode;
-use super::id::{
-    Epoch, LogLane, PeerId, PerLane, Position, RoomName, Secret, SessionId, UserId,
-};
+use super::id::{Epoch, LogLane, PeerId, PerLane, Position, RoomName, Secret, SessionId, UserId};
 use super::json::Json;
 use crate::limits::Limits;
 
@@ -358,15 +356,15 @@ pub struct MemberLeft {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LeaveReason {
-    /// By `leave`, or for a reason this version does not know.
-    #[serde(other)]
-    Left,
     /// By `bye`.
     Bye,
     /// The resume window passed without a connection.
     Expired,
     /// By an administrator.
     Kicked,
+    /// By `leave`, or for a reason this version does not know.
+    #[serde(other)]
+    Left,
 }
 
 /// See [`ServerMessage::MemberAway`] and [`ServerMessage::MemberBack`].
@@ -458,13 +456,13 @@ pub struct Reset {
 pub enum ResetReason {
     /// The log no longer holds it.
     Trimmed,
-    /// The room's logs began a new life, or a reason this version does not know.
-    #[serde(other)]
-    Epoch,
     /// `resume` did not list the room.
     Unlisted,
     /// It lies beyond the log's end.
     Ahead,
+    /// The room's logs began a new life, or a reason this version does not know.
+    #[serde(other)]
+    Epoch,
 }
 
 /// See [`ServerMessage::Members`].

@@ -1,0 +1,122 @@
+//! The bincode codec: a message is its variant's number and then the variant's fields.
+//!
+//! The layout is written out field by field in [`client`] and [`server`] and does not follow
+//! the Rust types: numbers never change, a new field goes to the end of its message, and a
+//! reader stops after the last field it knows. This is the only file that names the crate.
+//!
+//! Reading borrows from the payload, so no announced length makes anything be allocated.
+
+mod client;
+mod server;
+
+use ::bincode::config::{self, Configuration};
+use ::bincode::{BorrowDecode, Encode};
+use bytes::{BufMut, BytesMut};
+
+use super::DecodeError;
+use crate::wire::error::ErrorCode;
+use crate::wire::frame::Frame;
+use crate::wire::id::LogLane;
+use crate::wire::message::{LeaveReason, QualityLevel, ResetReason};
+
+pub(super) use client::{decode_client, put_client};
+pub(super) use server::{decode_server, put_server};
+
+/// Variable-length integers, little-endian.
+const LAYOUT: Configuration = config::standard();
+
+type Written = Result<(), ::bincode::error::EncodeError>;
+
+#[allow(clippy::expect_used, reason = "the writer is memory and no field can lack a layout")]
+pub(super) fn encode(put: impl FnOnce(&mut Writer<'_>) -> Written) -> Frame {
+    Frame::build(|out| put(&mut Writer { out })).expect("a message always has a layout")
+}
+
+/// Appends fields.
+pub(super) struct Writer<'a> {
+    out: &'a mut BytesMut,
+}
+
+impl Writer<'_> {
+    fn put(&mut self, fields: impl Encode) -> Written {
+        ::bincode::encode_into_std_write(fields, &mut self.out.writer(), LAYOUT).map(drop)
+    }
+
+    /// The number of items, then each item's fields.
+    fn list<T>(
+        &mut self,
+        items: impl ExactSizeIterator<Item = T>,
+        mut put: impl FnMut(&mut Self, T) -> Written,
+    ) -> Written {
+        self.put(items.len() as u64)?;
+        for item in items {
+            put(self, item)?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes fields off the front of a payload.
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    /// One field, or several as a tuple.
+    fn get<T: BorrowDecode<'a, ()>>(&mut self) -> Result<T, DecodeError> {
+        let (fields, used) = ::bincode::borrow_decode_from_slice(self.rest, LAYOUT)
+            .map_err(|error| DecodeError::Unparseable { reason: error.to_string() })?;
+        self.rest = &self.rest[used..];
+        Ok(fields)
+    }
+
+    /// What [`Writer::list`] wrote. Grows with what is there, not with what is announced.
+    fn list<T>(
+        &mut self,
+        mut get: impl FnMut(&mut Self) -> Result<T, DecodeError>,
+    ) -> Result<Vec<T>, DecodeError> {
+        let count: u64 = self.get()?;
+        let mut items = Vec::new();
+        for _ in 0..count {
+            items.push(get(self)?);
+        }
+        Ok(items)
+    }
+}
+
+/// A closed set of words that have numbers on the wire. A word's number is its place in the
+/// table, so words are only ever appended.
+trait Word: Copy + PartialEq + 'static {
+    const TABLE: &'static [Self];
+
+    fn number(self) -> u32 {
+        // Each table is complete: `every_word_has_its_number` holds them to it.
+        Self::TABLE.iter().position(|word| *word == self).unwrap_or_default() as u32
+    }
+
+    fn from_number(number: u64) -> Option<Self> {
+        Self::TABLE.get(usize::try_from(number).ok()?).copied()
+    }
+}
+
+impl Word for LogLane {
+    const TABLE: &'static [Self] = &LogLane::ALL;
+}
+
+impl Word for ErrorCode {
+    const TABLE: &'static [Self] = &crate::wire::error::ALL;
+}
+
+impl Word for LeaveReason {
+    const TABLE: &'static [Self] =
+        &[LeaveReason::Left, LeaveReason::Bye, LeaveReason::Expired, LeaveReason::Kicked];
+}
+
+impl Word for ResetReason {
+    const TABLE: &'static [Self] =
+        &[ResetReason::Trimmed, ResetReason::Epoch, ResetReason::Unlisted, ResetReason::Ahead];
+}
+
+impl Word for QualityLevel {
+    const TABLE: &'static [Self] = &[QualityLevel::Good, QualityLevel::Fair, QualityLevel::Poor];
+}
