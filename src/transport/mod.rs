@@ -96,6 +96,22 @@ pub struct PathSample {
     pub remote: SocketAddr,
 }
 
+/// What both transports are bounded by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Between signs of life.
+    pub heartbeat: Duration,
+    /// Bytes of one message, without framing.
+    pub message_bytes: usize,
+}
+
+impl Settings {
+    /// A peer that was silent for this long is gone.
+    pub fn idle_timeout(&self) -> Duration {
+        self.heartbeat.saturating_mul(5) / 2
+    }
+}
+
 /// One connection's wire. All `poll_*` functions register the task's waker when they return
 /// [`Poll::Pending`] and lose nothing when they are not called again.
 pub trait Transport: Send + Unpin + 'static {
@@ -111,6 +127,11 @@ pub trait Transport: Send + Unpin + 'static {
 
     /// How the path is doing.
     fn path(&self) -> PathSample;
+
+    /// Ephemeral frames that did not fit into a datagram, or went to a peer that takes none.
+    fn datagrams_dropped(&self) -> u64 {
+        0
+    }
 
     /// The next arrival from the streams that `intake` allows. Also notices the end of the
     /// transport, whatever `intake` says.

@@ -1,0 +1,95 @@
+//! How connections come to be: listeners, their accept loops, places and deadlines.
+//!
+//! Nothing here knows what a connection is for. Whoever is done setting up is handed to an
+//! [`Attach`]; bytes on a TCP listener are handed to a [`ServeTcp`], which speaks HTTP.
+
+mod gate;
+mod quic;
+mod tcp;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use handover_protocol::wire::Codec;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use gate::{Admitted, Entered, Gate, Refused, Visitor};
+pub use quic::accept_quic;
+pub use tcp::{TcpIo, TcpTls, accept_tcp, bind_tcp};
+
+use super::{Kind, Settings, Transport};
+
+/// QUIC with CONNECT, or a TLS handshake, must be over by then.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Takes over connections that are set up.
+pub trait Attach: Send + Sync + 'static {
+    /// Starts serving `transport` in a task of its own and returns. `admitted` is the
+    /// connection's place; it is to be told of the `hello`, and dropped with the connection.
+    fn attach<T: Transport>(&self, transport: T, admitted: Admitted);
+
+    /// Somebody did not become a connection.
+    fn refused(&self, kind: Kind, refused: &Refused);
+}
+
+/// Speaks HTTP on the TCP listeners.
+pub trait ServeTcp: Send + Sync + 'static {
+    /// Serves one connection to its end, or until it becomes a WebSocket.
+    fn serve(&self, caller: TcpCaller) -> impl Future<Output = Option<Upgraded>> + Send;
+}
+
+/// A TCP connection, past its TLS handshake if it has one.
+#[derive(Debug)]
+pub struct TcpCaller {
+    /// The stream.
+    pub io: TcpIo,
+    /// Where it comes from.
+    pub remote: SocketAddr,
+    /// Whether it came by TLS.
+    pub encrypted: bool,
+    /// Its place among the set-ups.
+    pub entered: Entered,
+}
+
+/// A TCP connection that became a WebSocket.
+#[derive(Debug)]
+pub struct Upgraded {
+    /// The stream.
+    pub io: TcpIo,
+    /// What was read beyond the request.
+    pub read_ahead: Bytes,
+    /// The codec agreed on.
+    pub codec: Codec,
+    /// Its place among the connections.
+    pub admitted: Admitted,
+}
+
+/// What every accept loop of a gateway shares.
+#[derive(Debug)]
+pub struct Acceptor<A> {
+    /// Who may come in.
+    pub gate: Arc<Gate>,
+    /// What transports are bounded by.
+    pub settings: Settings,
+    /// Who takes over.
+    pub attach: Arc<A>,
+    /// Every set-up runs in here.
+    pub tasks: TaskTracker,
+    /// Ends the loops and the set-ups under way.
+    pub stop: CancellationToken,
+}
+
+impl<A> Clone for Acceptor<A> {
+    fn clone(&self) -> Self {
+        Acceptor {
+            gate: self.gate.clone(),
+            settings: self.settings,
+            attach: self.attach.clone(),
+            tasks: self.tasks.clone(),
+            stop: self.stop.clone(),
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! The accept loop of a QUIC endpoint.
+
+use quinn::{Endpoint, Incoming};
+
+use super::super::{Kind, webtransport};
+use super::{Acceptor, Attach, Entered, Refused, SETUP_TIMEOUT};
+
+/// Accepts WebTransport sessions until told to stop, or until the endpoint is gone; then new
+/// attempts are turned away while the sessions there are go on.
+pub async fn accept_quic<A: Attach>(endpoint: Endpoint, acceptor: Acceptor<A>) {
+    while let Some(Some(incoming)) = acceptor.stop.run_until_cancelled(endpoint.accept()).await {
+        let Some(entered) = acceptor.gate.try_enter() else {
+            incoming.refuse();
+            acceptor.attach.refused(Kind::WebTransport, &Refused::Capacity);
+            continue;
+        };
+        if acceptor.gate.is_crowded() && incoming.may_retry() {
+            // An address that can be made up costs a packet each, not a place. What cannot be
+            // retried any more has been validated, so this never fails here.
+            let _ = incoming.retry();
+            continue;
+        }
+        let task = set_up(incoming, entered, acceptor.clone());
+        acceptor.tasks.spawn(task);
+    }
+    endpoint.set_server_config(None);
+    if !acceptor.stop.is_cancelled() {
+        tracing::error!("a QUIC endpoint is gone; no WebTransport session can reach it any more");
+    }
+}
+
+async fn set_up<A: Attach>(incoming: Incoming, entered: Entered, acceptor: Acceptor<A>) {
+    let remote = incoming.remote_address();
+    let Acceptor { gate, settings, attach, stop, .. } = acceptor;
+    let set_up = webtransport::accept(incoming, entered, &gate, settings);
+    let set_up = stop.run_until_cancelled(tokio::time::timeout(SETUP_TIMEOUT, set_up));
+    // Boxed, so that its memory is gone before the connection's own begins to count.
+    let refused = match Box::pin(set_up).await {
+        None => return,
+        Some(Ok(Ok((transport, admitted)))) => return attach.attach(transport, admitted),
+        Some(Ok(Err(refused))) => refused,
+        Some(Err(_)) => Refused::Late,
+    };
+    tracing::debug!(%remote, %refused, "no webtransport session");
+    attach.refused(Kind::WebTransport, &refused);
+}

@@ -1,0 +1,232 @@
+//! TCP listeners, with and without TLS, and their accept loop.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use socket2::SockRef;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::super::Kind;
+use super::super::websocket::WebSocket;
+use super::{Acceptor, Attach, Entered, Refused, SETUP_TIMEOUT, ServeTcp, TcpCaller, Upgraded};
+
+/// Connections the system holds for us until we take them.
+const BACKLOG: i32 = 1_024;
+/// Bytes the system takes ahead of what it has sent: what is more urgent overtakes the rest.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const NOT_SENT_MAX: u32 = 16 * 1024;
+/// The same for what TLS has encrypted and the system has not taken.
+const TLS_BUFFER_MAX: usize = 16 * 1024;
+/// However slowly it reads or asks, nobody stays longer without becoming a WebSocket.
+const SERVE_TIMEOUT: Duration = Duration::from_secs(60);
+const ALPN_HTTP1: &[u8] = b"http/1.1";
+/// How long to wait where waiting is all that helps, as with a lack of file descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Binds and listens. With `v6_only`, an IPv6 socket leaves IPv4 to another one on the same
+/// port. Must be called on a runtime.
+pub fn bind_tcp(address: SocketAddr, v6_only: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(v6_only)?;
+    }
+    // Connections of an earlier run that are still winding down do not keep the port.
+    #[cfg(not(windows))]
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// TLS on a TCP listener.
+#[derive(Clone)]
+pub struct TcpTls(TlsAcceptor);
+
+impl TcpTls {
+    /// Any configuration of ours; the protocol name is put in here.
+    pub fn new(tls: &rustls::ServerConfig) -> Self {
+        let mut tls = tls.clone();
+        tls.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
+        TcpTls(TlsAcceptor::from(Arc::new(tls)))
+    }
+
+    async fn accept(&self, stream: TcpStream) -> io::Result<TcpIo> {
+        let mut stream = self.0.accept(stream).await?;
+        stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_MAX));
+        Ok(TcpIo::Tls(Box::new(stream)))
+    }
+}
+
+impl std::fmt::Debug for TcpTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TcpTls")
+    }
+}
+
+/// A TCP stream, with TLS or without.
+#[derive(Debug)]
+pub enum TcpIo {
+    /// Without.
+    Plain(TcpStream),
+    /// With. Boxed: it is twenty times as large.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Accepts TCP connections until told to stop. Trouble of the system's is waited out.
+pub async fn accept_tcp<A: Attach, H: ServeTcp>(
+    listener: TcpListener,
+    tls: Option<TcpTls>,
+    handler: Arc<H>,
+    acceptor: Acceptor<A>,
+) {
+    let stop = acceptor.stop.clone();
+    let mut troubled = false;
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((stream, remote)) => {
+                if std::mem::take(&mut troubled) {
+                    tracing::info!("accepting tcp connections again");
+                }
+                // As long as there is no place, the next ones wait in the system's backlog.
+                let entered = stop.run_until_cancelled(acceptor.gate.enter()).await;
+                let Some(Some(entered)) = entered else { return };
+                let (tls, handler) = (tls.clone(), handler.clone());
+                let task = set_up(stream, remote, tls, handler, entered, acceptor.clone());
+                acceptor.tasks.spawn(task);
+            }
+            // The peer's doing.
+            Err(error) if is_passing(&error) => {}
+            Err(error) => {
+                if !std::mem::replace(&mut troubled, true) {
+                    tracing::error!(%error, "cannot accept tcp connections; trying on");
+                }
+                if stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn set_up<A: Attach, H: ServeTcp>(
+    stream: TcpStream,
+    remote: SocketAddr,
+    tls: Option<TcpTls>,
+    handler: Arc<H>,
+    entered: Entered,
+    acceptor: Acceptor<A>,
+) {
+    let Acceptor { settings, attach, stop, .. } = acceptor;
+    let encrypted = tls.is_some();
+    let upgrade = async {
+        let io = open(stream, tls).await?;
+        let caller = TcpCaller { io, remote, encrypted, entered };
+        tokio::time::timeout(SERVE_TIMEOUT, handler.serve(caller)).await.map_err(|_| Refused::Late)
+    };
+    // Boxed, so that its memory is gone before the connection's own begins to count.
+    match Box::pin(stop.run_until_cancelled(upgrade)).await {
+        None | Some(Ok(None)) => {}
+        Some(Ok(Some(Upgraded { io, read_ahead, codec, admitted }))) => {
+            let transport = WebSocket::new(io, read_ahead, codec, remote, settings).await;
+            attach.attach(transport, admitted);
+        }
+        Some(Err(refused)) => {
+            tracing::debug!(%remote, %refused, "no http connection");
+            attach.refused(Kind::WebSocket, &refused);
+        }
+    }
+}
+
+async fn open(stream: TcpStream, tls: Option<TcpTls>) -> Result<TcpIo, Refused> {
+    let broken = |error: io::Error| Refused::Broken(error.to_string());
+    stream.set_nodelay(true).map_err(broken)?;
+    keep_unsent_short(&stream).map_err(broken)?;
+    match tls {
+        None => Ok(TcpIo::Plain(stream)),
+        Some(tls) => match tokio::time::timeout(SETUP_TIMEOUT, tls.accept(stream)).await {
+            Ok(accepted) => accepted.map_err(broken),
+            Err(_) => Err(Refused::Late),
+        },
+    }
+}
+
+/// Keeps what waits unsent in the system short, where the system can.
+fn keep_unsent_short(stream: &TcpStream) -> io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    SockRef::from(stream).set_tcp_notsent_lowat(NOT_SENT_MAX)?;
+    Ok(())
+}
+
+impl AsyncRead for TcpIo {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            TcpIo::Plain(io) => Pin::new(io).poll_read(cx, buf),
+            TcpIo::Tls(io) => Pin::new(io).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for TcpIo {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            TcpIo::Plain(io) => Pin::new(io).poll_write(cx, buf),
+            TcpIo::Tls(io) => Pin::new(io).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            TcpIo::Plain(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            TcpIo::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            TcpIo::Plain(io) => io.is_write_vectored(),
+            TcpIo::Tls(io) => io.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            TcpIo::Plain(io) => Pin::new(io).poll_flush(cx),
+            TcpIo::Tls(io) => Pin::new(io).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            TcpIo::Plain(io) => Pin::new(io).poll_shutdown(cx),
+            TcpIo::Tls(io) => Pin::new(io).poll_shutdown(cx),
+        }
+    }
+}
+
+/// Whether the next connection may well be accepted at once.
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}

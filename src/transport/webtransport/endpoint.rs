@@ -1,0 +1,107 @@
+//! The QUIC side: what a server configuration bounds, and the UDP socket under it.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::super::Settings;
+
+/// CONNECT, signal, bulk, and one more so that a stream too many is refused rather than stuck.
+const BIDI_STREAMS_MAX: u32 = 4;
+/// HTTP/3 control and the two of QPACK, and as many again, to be refused.
+const UNI_STREAMS_MAX: u32 = 6;
+/// What a peer may send ahead on one stream before we have read it.
+const STREAM_WINDOW: u32 = 128 * 1024;
+/// ... and on all streams together.
+const RECEIVE_WINDOW: u32 = 384 * 1024;
+/// Bytes sent and not yet acknowledged, or handed over and not yet sent.
+pub(super) const SEND_WINDOW: u64 = 256 * 1024;
+/// What signal may use beyond [`SEND_WINDOW`] when bulk has filled it.
+pub(super) const SIGNAL_HEADROOM: u64 = 256 * 1024;
+/// Datagrams nobody has fetched yet; more are dropped.
+const DATAGRAMS_IN: usize = 64 * 1024;
+/// Datagrams the congestion controller holds back; the oldest are dropped.
+const DATAGRAMS_OUT: usize = 32 * 1024;
+/// Connections quinn may hold for us between its receiving and our taking them.
+const INCOMING_MAX: usize = 4_096;
+/// What we ask the system to buffer: the usual 208 KiB lose a burst of 1,000 datagrams.
+const SOCKET_BUFFER: usize = 8 << 20;
+const ALPN_H3: &[u8] = b"h3";
+
+/// Why QUIC cannot be offered.
+#[derive(Debug, thiserror::Error)]
+pub enum QuicError {
+    /// The TLS provider lacks what QUIC's first packets need.
+    #[error("the TLS provider has no cipher suite for QUIC (TLS_AES_128_GCM_SHA256)")]
+    Tls,
+    /// The heartbeat is too long to be an idle timeout.
+    #[error("the heartbeat is too long for a QUIC idle timeout")]
+    Heartbeat,
+}
+
+/// The server configuration for connections that carry WebTransport. `tls` is any
+/// configuration of ours; the protocol name is put in here.
+pub fn server_config(
+    tls: &rustls::ServerConfig,
+    settings: Settings,
+) -> Result<quinn::ServerConfig, QuicError> {
+    let mut tls = tls.clone();
+    tls.alpn_protocols = vec![ALPN_H3.to_vec()];
+    let crypto = QuicServerConfig::try_from(tls).map_err(|_| QuicError::Tls)?;
+    let idle = IdleTimeout::try_from(settings.idle_timeout()).map_err(|_| QuicError::Heartbeat)?;
+
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(BIDI_STREAMS_MAX))
+        .max_concurrent_uni_streams(VarInt::from_u32(UNI_STREAMS_MAX))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
+        .send_window(SEND_WINDOW)
+        .datagram_receive_buffer_size(Some(DATAGRAMS_IN))
+        .datagram_send_buffer_size(DATAGRAMS_OUT)
+        // Chromium sends no keep-alives of its own.
+        .keep_alive_interval(Some(settings.heartbeat))
+        .max_idle_timeout(Some(idle));
+
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    config.transport_config(Arc::new(transport)).migration(true).max_incoming(INCOMING_MAX);
+    Ok(config)
+}
+
+/// A UDP socket that is bound, and what the system gave it.
+#[derive(Debug)]
+pub struct BoundUdp {
+    /// The socket.
+    pub socket: UdpSocket,
+    /// Bytes of the receive buffer, as the system counts them.
+    pub receive_buffer: usize,
+    /// Bytes of the send buffer, as the system counts them.
+    pub send_buffer: usize,
+}
+
+/// Binds `address`. With `v6_only`, an IPv6 socket leaves IPv4 to another one on the same port.
+pub fn bind_udp(address: SocketAddr, v6_only: bool) -> io::Result<BoundUdp> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(v6_only)?;
+    }
+    // The system silently grants less than asked for, or refuses; both are for the log.
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(BoundUdp {
+        receive_buffer: socket.recv_buffer_size()?,
+        send_buffer: socket.send_buffer_size()?,
+        socket: socket.into(),
+    })
+}
+
+/// An endpoint on a bound socket. Must be called on a runtime.
+pub fn endpoint(socket: UdpSocket, config: quinn::ServerConfig) -> io::Result<quinn::Endpoint> {
+    quinn::Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(TokioRuntime))
+}
