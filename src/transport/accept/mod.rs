@@ -21,6 +21,7 @@ pub use quic::accept_quic;
 pub use tcp::{TcpIo, TcpTls, accept_tcp, bind_tcp};
 
 use super::{Kind, Settings, Transport};
+use crate::clock::Clock;
 
 /// QUIC with CONNECT, or a TLS handshake, must be over by then.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -74,6 +75,8 @@ pub struct Acceptor<A> {
     pub gate: Arc<Gate>,
     /// What transports are bounded by.
     pub settings: Settings,
+    /// The time.
+    pub clock: Clock,
     /// Who takes over.
     pub attach: Arc<A>,
     /// Every set-up runs in here.
@@ -87,6 +90,7 @@ impl<A> Clone for Acceptor<A> {
         Acceptor {
             gate: self.gate.clone(),
             settings: self.settings,
+            clock: self.clock,
             attach: self.attach.clone(),
             tasks: self.tasks.clone(),
             stop: self.stop.clone(),

@@ -126,7 +126,7 @@ async fn set_up<A: Attach, H: ServeTcp>(
     entered: Entered,
     acceptor: Acceptor<A>,
 ) {
-    let Acceptor { settings, attach, stop, .. } = acceptor;
+    let Acceptor { settings, clock, attach, stop, .. } = acceptor;
     let encrypted = tls.is_some();
     let upgrade = async {
         let io = open(stream, tls).await?;
@@ -137,7 +137,7 @@ async fn set_up<A: Attach, H: ServeTcp>(
     match Box::pin(stop.run_until_cancelled(upgrade)).await {
         None | Some(Ok(None)) => {}
         Some(Ok(Some(Upgraded { io, read_ahead, codec, admitted }))) => {
-            let transport = WebSocket::new(io, read_ahead, codec, remote, settings).await;
+            let transport = WebSocket::new(io, read_ahead, codec, remote, settings, clock).await;
             attach.attach(transport, admitted);
         }
         Some(Err(refused)) => {

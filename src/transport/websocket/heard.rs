@@ -5,22 +5,25 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use handover_protocol::time::Time;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
+
+use crate::clock::Clock;
 
 #[derive(Debug)]
 pub(super) struct Heard<S> {
     io: S,
-    last: Instant,
+    clock: Clock,
+    last: Time,
 }
 
 impl<S> Heard<S> {
-    pub(super) fn new(io: S) -> Self {
-        Heard { io, last: Instant::now() }
+    pub(super) fn new(io: S, clock: Clock) -> Self {
+        Heard { io, clock, last: clock.now() }
     }
 
     /// When the last bytes came.
-    pub(super) fn last(&self) -> Instant {
+    pub(super) fn last(&self) -> Time {
         self.last
     }
 }
@@ -34,7 +37,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
         if buf.filled().len() > before {
-            self.last = Instant::now();
+            self.last = self.clock.now();
         }
         Poll::Ready(Ok(()))
     }

@@ -16,10 +16,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Sink, Stream};
+use handover_protocol::time::Time;
 use handover_protocol::wire::frame::Frame;
 use handover_protocol::wire::{CloseCode, Codec, Lane};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
@@ -28,6 +29,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Frame as WsFra
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
 
 use super::{Inbound, Intake, Kind, PathSample, Settings, Transport, TransportEnd};
+use crate::clock::Clock;
 use heard::Heard;
 
 /// Allocated for as long as the connection lasts.
@@ -44,10 +46,9 @@ pub struct WebSocket<S> {
     remote: SocketAddr,
     idle_timeout: Duration,
     idle: Pin<Box<Sleep>>,
-    /// What pings count from.
-    started: Instant,
-    /// The microseconds in the ping that waits for its pong.
-    pinged: Option<u64>,
+    clock: Clock,
+    /// When the ping that waits for its pong was sent; its payload in microseconds.
+    pinged: Option<Time>,
     rtt: Option<Duration>,
 }
 
@@ -59,13 +60,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> WebSocket<S> {
         codec: Codec,
         remote: SocketAddr,
         settings: Settings,
+        clock: Clock,
     ) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .write_buffer_size(WRITE_BUFFER)
             .max_message_size(Some(settings.message_bytes))
             .max_frame_size(Some(settings.message_bytes));
-        let io = Heard::new(io);
+        let io = Heard::new(io, clock);
         let role = Role::Server;
         let stream =
             WebSocketStream::from_partially_read(io, read.into(), role, Some(config)).await;
@@ -76,7 +78,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> WebSocket<S> {
             remote,
             idle_timeout,
             idle: Box::pin(tokio::time::sleep(idle_timeout)),
-            started: Instant::now(),
+            clock,
             pinged: None,
             rtt: None,
         }
@@ -102,11 +104,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> WebSocket<S> {
 
     fn measure(&mut self, stamp: &[u8]) {
         let Some(sent) = self.pinged else { return };
-        if stamp != sent.to_be_bytes() {
+        if stamp != sent.as_micros().to_be_bytes() {
             return;
         }
         self.pinged = None;
-        let sample = self.started.elapsed().saturating_sub(Duration::from_micros(sent));
+        let sample = self.clock.now().since(sent);
         self.rtt = Some(match self.rtt {
             // As TCP and QUIC smooth it.
             Some(rtt) => (rtt * 7 + sample) / 8,
@@ -119,13 +121,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> WebSocket<S> {
     fn poll_idle(&mut self, cx: &mut Context<'_>, reading: bool) -> Poll<TransportEnd> {
         loop {
             ready!(self.idle.as_mut().poll(cx));
-            let now = Instant::now();
+            let now = self.clock.now();
             let since = if reading { self.stream.get_ref().last() } else { now };
             let due = since + self.idle_timeout;
             if due <= now {
                 return Poll::Ready(TransportEnd::Idle);
             }
-            self.idle.as_mut().reset(due);
+            self.idle.as_mut().reset(self.clock.instant(due));
         }
     }
 
@@ -216,11 +218,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for WebSocket
     }
 
     fn keep_alive(&mut self) {
-        let stamp = u64::try_from(self.started.elapsed().as_micros()).unwrap_or_default();
-        let ping = Message::Ping(Bytes::copy_from_slice(&stamp.to_be_bytes()));
+        let now = self.clock.now();
+        let ping = Message::Ping(Bytes::copy_from_slice(&now.as_micros().to_be_bytes()));
         // What keeps a ping from being sent shows in the next flush.
         if Pin::new(&mut self.stream).start_send(ping).is_ok() {
-            self.pinged = Some(stamp);
+            self.pinged = Some(now);
         }
     }
 
