@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use handover_protocol::limits::{BLOCKED_TIMEOUT, QUALITY_EVERY};
-use handover_protocol::session::server::{Action, ServerSession, Settings, Streams};
+use handover_protocol::session::server::{Action, Note, ServerSession, Settings, Streams};
 use handover_protocol::session::{Request, Slot};
 use handover_protocol::time::Time;
 use handover_protocol::wire::message::{Close, Hello, LeaveReason, ServerMessage};
@@ -27,6 +27,7 @@ use crate::router::mailbox::{Mailbox, Notice};
 use crate::router::room::{Command, RoomHandle};
 use crate::router::seat::Seat;
 use crate::telemetry::Metrics;
+use crate::transport::accept::Admitted;
 use crate::transport::{Inbound, Intake, Kind, Transport, TransportEnd};
 
 /// What every connection of a gateway shares.
@@ -51,15 +52,15 @@ const WRITES_PER_POLL: usize = 256;
 /// How long the last messages of a connection may take.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
-/// Runs a connection to its end.
-pub async fn run<T: Transport>(transport: T, shared: Arc<Shared>) {
+/// Runs a connection to its end. `admitted` is its place, told of the `hello`.
+pub async fn run<T: Transport>(transport: T, admitted: Admitted, shared: Arc<Shared>) {
     let started = shared.clock.now();
     let kind = transport.kind();
     let remote = transport.path().remote;
     shared.metrics.connection_opened(kind);
-    let mut pump = Pump::new(transport, shared.clone(), started);
+    let mut pump = Pump::new(transport, admitted, shared.clone(), started);
     let end = pump.run().await;
-    let Pump { transport, session, seat, rooms, ended, .. } = pump;
+    let Pump { transport, seat, rooms, ended, admitted, .. } = pump;
     let live = seat.as_ref().map(|seat| (seat.author.session, seat.author.peer));
     if let (Some(seat), false) = (&seat, ended) {
         let rooms = rooms.into_iter().map(|(_, name, handle)| (name, handle)).collect();
@@ -82,12 +83,12 @@ pub async fn run<T: Transport>(transport: T, shared: Arc<Shared>) {
             lasted_ms, "connection ended without a session"
         ),
     }
-    drop(session);
     if let End::Close(close) = end {
         let code = CloseCode::from_number(close.code.into()).unwrap_or(CloseCode::Internal);
         let last = codec.encode_server(&ServerMessage::Close(close));
         transport.close(Some(last), code, CLOSE_GRACE).await;
     }
+    drop(admitted);
 }
 
 /// How a connection ended.
@@ -138,8 +139,17 @@ type Turn = Pin<
     Box<dyn Future<Output = Result<mpsc::OwnedPermit<Command>, mpsc::error::SendError<()>>> + Send>,
 >;
 
+/// What one poll handed over.
+#[derive(Debug, Default)]
+struct Sent {
+    bytes: u64,
+    frames: PerLane<u64>,
+    ephemeral: u64,
+}
+
 struct Pump<T> {
     transport: T,
+    admitted: Admitted,
     shared: Arc<Shared>,
     session: ServerSession<SharedLog>,
     mailbox: Arc<Mailbox>,
@@ -160,10 +170,13 @@ struct Pump<T> {
     timer: Pin<Box<Sleep>>,
     timer_at: Option<Time>,
     closing_since: Option<Time>,
+    sent: Sent,
+    /// Of the transport's own count, what the metrics have already.
+    datagrams_dropped: u64,
 }
 
 impl<T: Transport> Pump<T> {
-    fn new(transport: T, shared: Arc<Shared>, now: Time) -> Self {
+    fn new(transport: T, admitted: Admitted, shared: Arc<Shared>, now: Time) -> Self {
         let codec = transport.codec();
         let streams = match transport.kind() {
             Kind::WebTransport => Streams::PerLane,
@@ -186,7 +199,10 @@ impl<T: Transport> Pump<T> {
             timer: Box::pin(tokio::time::sleep(shared.hello_timeout)),
             timer_at: None,
             closing_since: None,
+            sent: Sent::default(),
+            datagrams_dropped: 0,
             transport,
+            admitted,
             shared,
         }
     }
@@ -211,13 +227,11 @@ impl<T: Transport> Pump<T> {
                     agent = agent.as_deref().unwrap_or(""), "session opened"
                 );
                 self.seat = Some(seat);
+                self.admitted.greeted();
                 self.rooms = rooms;
                 self.session.handle_opened(&self.shared.settings, opened);
             }
-            Err(refusal) => {
-                self.shared.metrics.refused(refusal.code);
-                self.session.handle_refused(&refusal, None);
-            }
+            Err(refusal) => self.session.handle_refused(&refusal, None),
         }
     }
 
@@ -267,10 +281,36 @@ impl<T: Transport> Pump<T> {
                 Poll::Pending => break,
             }
         }
+        self.count();
         if let Poll::Ready(Err(end)) = self.transport.poll_flush(cx) {
             return Poll::Ready(Event::End(self.ended_by(end)));
         }
         self.poll_timers(cx).map(Event::End)
+    }
+
+    /// Adds up what this poll did: the counters are shared by every connection.
+    fn count(&mut self) {
+        let metrics = &self.shared.metrics;
+        let Sent { bytes, frames, ephemeral } = std::mem::take(&mut self.sent);
+        if bytes > 0 {
+            metrics.sent(self.transport.kind(), bytes);
+            for lane in LogLane::ALL.into_iter().filter(|lane| frames[*lane] > 0) {
+                metrics.delivered(lane.into(), frames[lane]);
+            }
+            if ephemeral > 0 {
+                metrics.delivered(Lane::Ephemeral, ephemeral);
+                let dropped = self.transport.datagrams_dropped();
+                metrics.ephemeral_undeliverable(dropped - self.datagrams_dropped);
+                self.datagrams_dropped = dropped;
+            }
+        }
+        for note in self.session.take_notes() {
+            match note {
+                Note::Refused(code) => metrics.refused(code),
+                Note::Reset(reason) => metrics.reset(reason),
+                Note::Undecodable => metrics.datagram_undecodable(),
+            }
+        }
     }
 
     /// What may be read: a full room mailbox holds back the lane it belongs to.
@@ -284,6 +324,7 @@ impl<T: Transport> Pump<T> {
 
     fn receive(&mut self, inbound: Inbound) {
         if let Inbound::Frame { lane, payload } = inbound {
+            self.shared.metrics.received(self.transport.kind(), payload.len() as u64);
             self.session.handle_frame(&self.shared.settings, lane, &payload);
         }
     }
@@ -365,6 +406,8 @@ impl<T: Transport> Pump<T> {
             if self.session.may_transmit(LogLane::Signal) {
                 if self.is_ready(cx, Lane::Signal)? {
                     if let Some(frame) = self.session.poll_transmit(now, LogLane::Signal) {
+                        self.sent.bytes += frame.len() as u64;
+                        self.sent.frames.signal += 1;
                         self.transport.start_send(Lane::Signal, frame)?;
                         (wrote, *writes) = (true, *writes - 1);
                     }
@@ -425,6 +468,11 @@ impl<T: Transport> Pump<T> {
             _ => self.mailbox.take_ephemeral(),
         };
         let Some(frame) = frame else { return Ok(Some(false)) };
+        self.sent.bytes += frame.len() as u64;
+        match lane {
+            Lane::Bulk => self.sent.frames.bulk += 1,
+            _ => self.sent.ephemeral += 1,
+        }
         self.transport.start_send(lane, frame)?;
         Ok(Some(true))
     }

@@ -34,13 +34,13 @@ impl LiveLog {
         LiveLog { epoch: positions.epoch, logs: RwLock::new(logs) }
     }
 
-    /// Adds the next entry of its lane.
-    pub fn append(&self, entry: Arc<Entry>, keep: &Retention) {
+    /// Adds the next entry of its lane. Says what was let go for it.
+    pub fn append(&self, entry: Arc<Entry>, keep: &Retention) -> Trimmed {
         let mut logs = self.logs.write().unwrap_or_else(PoisonError::into_inner);
         let log = &mut logs[entry.lane];
         let now = entry.at;
         log.append(entry);
-        log.trim(now, keep);
+        log.trim(now, keep)
     }
 
     /// The last offset on a lane.
@@ -49,12 +49,11 @@ impl LiveLog {
     }
 
     /// Lets go of what `keep` does not cover.
-    pub fn trim(&self, now: Time, keep: &PerLane<Retention>) -> PerLane<Trimmed> {
+    pub fn trim(&self, now: Time, keep: &PerLane<Retention>) -> Trimmed {
         let mut logs = self.logs.write().unwrap_or_else(PoisonError::into_inner);
-        PerLane {
-            signal: logs.signal.trim(now, &keep.signal),
-            bulk: logs.bulk.trim(now, &keep.bulk),
-        }
+        let signal = logs.signal.trim(now, &keep.signal);
+        let bulk = logs.bulk.trim(now, &keep.bulk);
+        Trimmed { aged: signal.aged + bulk.aged, forced: signal.forced + bulk.forced }
     }
 }
 

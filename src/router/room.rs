@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use handover_protocol::limits::POSITION_AFTER;
 use handover_protocol::room::entry::{Entry, Ephemeral, Event};
+use handover_protocol::room::log::Trimmed;
 use handover_protocol::room::{Refusal, Sent};
 use handover_protocol::session::outbox::Kept;
 use handover_protocol::session::{About, Op, Outcome, Reply, Slot};
@@ -347,7 +348,10 @@ impl LiveRoom {
             _ => marks.everybody = true,
         }
         let keep = &self.shared.room_limits.retention[entry.lane];
-        log.append(entry, keep);
+        let trimmed = log.append(entry, keep);
+        if trimmed != Trimmed::default() {
+            self.shared.metrics.trimmed(&trimmed);
+        }
     }
 
     /// Tells the members' connections that there is something to read.

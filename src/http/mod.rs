@@ -1,0 +1,254 @@
+//! HTTP/1.1 on the TCP port: the page, the small API, and the door to WebSocket.
+//!
+//! A connection is served in the task that accepted it. If it turns into a WebSocket, the
+//! stream comes out together with what was read ahead of it.
+
+pub mod pages;
+pub mod upgrade;
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use handover_protocol::wire::Codec;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+
+use crate::telemetry::{self, Metrics};
+use crate::transport::accept::{
+    Admitted, Entered, Gate, ServeTcp, TcpCaller, TcpIo, Upgraded, Visitor,
+};
+
+/// A request's head must have come by then.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a request's head at the most.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// What `Retry-After` says when there is no room for another connection, seconds.
+const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("2");
+
+/// What the gateway tells about itself. Asked for anew by every request.
+pub trait Status: Send + Sync + 'static {
+    /// For browsers that are to trust a self-made certificate; `None` with a real one.
+    fn identity(&self) -> Option<IdentityStatement>;
+
+    /// Why the gateway should get no new connections, if so.
+    fn unready(&self) -> Option<&'static str>;
+}
+
+/// The answer of `GET /v1/identity`.
+#[derive(Clone, Debug, Serialize)]
+pub struct IdentityStatement {
+    /// Always `sha-256`.
+    pub algorithm: &'static str,
+    /// Base64 of the DER certificate's hash.
+    pub value: String,
+    /// When the certificate ends, Unix seconds.
+    pub expires: u64,
+    /// The port of QUIC and TLS.
+    pub port: u16,
+}
+
+/// What is served.
+pub struct Site {
+    /// Who may open a WebSocket.
+    pub gate: Arc<Gate>,
+    /// What `/metrics` shows.
+    pub metrics: Arc<Metrics>,
+    /// What the gateway tells about itself.
+    pub status: Arc<dyn Status>,
+}
+
+/// How a request came in.
+#[derive(Clone, Copy, Debug)]
+struct Via {
+    address: IpAddr,
+    /// By TLS; otherwise on the plain listener, which is for this machine and its proxies.
+    encrypted: bool,
+}
+
+/// What a request may turn the connection into.
+struct Upgrading {
+    /// The place of the set-up, until it becomes that of a connection.
+    entered: Option<Entered>,
+    agreed: Option<(OnUpgrade, Codec, Admitted)>,
+}
+
+impl ServeTcp for Site {
+    async fn serve(&self, caller: TcpCaller) -> Option<Upgraded> {
+        let TcpCaller { io, remote, encrypted, entered } = caller;
+        let via = Via { address: remote.ip(), encrypted };
+        let upgrading = Mutex::new(Upgrading { entered: Some(entered), agreed: None });
+        let service = service_fn(|request| {
+            let response = answer(request, via, self, &upgrading);
+            async move { Ok::<_, Infallible>(response) }
+        });
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .serve_connection(TokioIo::new(io), service)
+            .with_upgrades()
+            .await;
+        if let Err(error) = served {
+            tracing::debug!(%remote, %error, "http connection ended");
+        }
+        let upgrading = upgrading.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let (upgrade, codec, admitted) = upgrading.agreed?;
+        let parts = upgrade.await.ok()?.downcast::<TokioIo<TcpIo>>().ok()?;
+        let io = parts.io.into_inner();
+        Some(Upgraded { io, read_ahead: parts.read_buf, codec, admitted })
+    }
+}
+
+type Answer = Response<Full<Bytes>>;
+
+fn answer(
+    mut request: Request<Incoming>,
+    via: Via,
+    site: &Site,
+    upgrading: &Mutex<Upgrading>,
+) -> Answer {
+    let path = request.uri().path();
+    let known = matches!(path, "/v1/ws" | "/v1/identity" | "/healthz" | "/metrics")
+        || pages::find(path).is_some();
+    if !known || (path == "/metrics" && via.encrypted) {
+        return text(StatusCode::NOT_FOUND, "nothing here\n");
+    }
+    let readable = [Method::GET, Method::HEAD].contains(request.method());
+    if !readable || (path == "/v1/ws" && request.method() != Method::GET) {
+        let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
+        refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return refusal;
+    }
+    match path {
+        "/v1/ws" => {
+            let mut upgrading = upgrading.lock().unwrap_or_else(PoisonError::into_inner);
+            open_websocket(&mut request, via, site, &mut upgrading)
+        }
+        "/v1/identity" => match site.status.identity() {
+            Some(identity) => json(StatusCode::OK, &identity),
+            None => text(StatusCode::NOT_FOUND, "the certificate is not self-made\n"),
+        },
+        "/healthz" => match site.status.unready() {
+            None => json(StatusCode::OK, &Health { status: "ok" }),
+            Some(status) => json(StatusCode::SERVICE_UNAVAILABLE, &Health { status }),
+        },
+        "/metrics" => {
+            // Writing into a string fails only if a metric's own encoding does.
+            let content = site.metrics.encode().unwrap_or_default();
+            body(StatusCode::OK, telemetry::CONTENT_TYPE, content.into())
+        }
+        path => match pages::find(path) {
+            Some(page) => page_answer(page),
+            None => text(StatusCode::NOT_FOUND, "nothing here\n"),
+        },
+    }
+}
+
+fn open_websocket(
+    request: &mut Request<Incoming>,
+    via: Via,
+    site: &Site,
+    upgrading: &mut Upgrading,
+) -> Answer {
+    let text_of = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let visitor = Visitor {
+        origin: text_of(header::ORIGIN),
+        authority: text_of(header::HOST),
+        address: via.address,
+        encrypted: via.encrypted,
+    };
+    let handshake = match upgrade::read(request.headers()) {
+        Ok(handshake) => handshake,
+        Err(refusal) => {
+            let mut response = text(refusal.status, refusal.text);
+            if refusal.status == StatusCode::UPGRADE_REQUIRED {
+                let headers = response.headers_mut();
+                headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+                headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            }
+            return response;
+        }
+    };
+    if !site.gate.allows(visitor) {
+        return text(StatusCode::FORBIDDEN, "this origin may not connect\n");
+    }
+    let entered = upgrading.entered.take().filter(|_| site.status.unready().is_none());
+    let Some(Ok(admitted)) = entered.map(|entered| site.gate.admit(entered)) else {
+        let mut response = text(StatusCode::SERVICE_UNAVAILABLE, "no capacity\n");
+        response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_S);
+        return response;
+    };
+    let upgrade = hyper::upgrade::on(request);
+    upgrading.agreed = Some((upgrade, handshake.codec, admitted));
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    // Base64 is a valid header value.
+    if let Ok(accept) = HeaderValue::from_str(&handshake.accept) {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    if let Some(protocol) = handshake.protocol {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+    }
+    response
+}
+
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+}
+
+/// What the page may do: run our scripts, reach gateways, show media. Nothing inline.
+const PAGE_POLICY: &str = "default-src 'self'; \
+    connect-src 'self' https: wss: ws://localhost:* ws://127.0.0.1:*; \
+    img-src 'self' data: blob:; media-src 'self' blob: mediastream:; \
+    object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+const PAGE_HEADERS: [(HeaderName, &str); 4] = [
+    (header::CONTENT_SECURITY_POLICY, PAGE_POLICY),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (header::CACHE_CONTROL, "no-cache"),
+];
+
+fn page_answer(page: pages::Page) -> Answer {
+    let mut response = body(StatusCode::OK, page.media_type, Bytes::from_static(page.content));
+    for (name, value) in PAGE_HEADERS {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+fn json<T: Serialize>(status: StatusCode, value: &T) -> Answer {
+    // These are our own plain structs; should one ever fail, an empty body says less than a
+    // panic breaks.
+    let content = serde_json::to_vec(value).unwrap_or_default();
+    let mut response = body(status, "application/json", content.into());
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn text(status: StatusCode, content: &'static str) -> Answer {
+    body(status, "text/plain; charset=utf-8", Bytes::from_static(content.as_bytes()))
+}
+
+fn body(status: StatusCode, media_type: &'static str, content: Bytes) -> Answer {
+    let mut response = Response::new(Full::new(content));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
