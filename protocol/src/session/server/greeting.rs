@@ -1,0 +1,130 @@
+//! From the first message to `welcome`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{Action, Note, Opened, Phase, ServerSession, Settings, millis};
+use crate::limits::REFUSED_HELLOS_MAX;
+use crate::room::{Refusal, recovery};
+use crate::session::RoomLog;
+use crate::session::membership::Membership;
+use crate::wire::error::Retry;
+use crate::wire::message::{
+    self, ClientMessage, Close, Positions, Reference, ResetReason, ResumedRoom, ServerMessage,
+    VERSION, Welcome,
+};
+use crate::wire::{CloseCode, ErrorCode, Lane, LogLane};
+
+impl<L: RoomLog> ServerSession<L> {
+    pub(super) fn handle_greeting(&mut self, lane: Lane, message: ClientMessage, refused: u32) {
+        match message {
+            ClientMessage::Hello(hello) if lane == Lane::Signal => {
+                if hello.version != VERSION {
+                    let code = ErrorCode::UnsupportedVersion;
+                    self.error(code, format!("this gateway speaks version {VERSION}"), None);
+                    return self.close(Close::new(CloseCode::UnsupportedVersion));
+                }
+                let listed = hello.resume.as_ref().map(|resume| resume.rooms.clone());
+                self.phase = Phase::Opening { listed: listed.unwrap_or_default(), refused };
+                self.actions.push_back(Action::Open(Box::new(hello)));
+            }
+            _ if refused > 0 || lane == Lane::Ephemeral => {}
+            _ => self.violation("the first message must be hello".into()),
+        }
+    }
+
+    /// The `hello` was refused; the client may say another one.
+    pub fn handle_refused(&mut self, refusal: &Refusal, retry_after: Option<Duration>) {
+        let Phase::Opening { refused, .. } = self.phase else { return };
+        let retry_after = retry_after.map(millis);
+        self.notes.push(Note::Refused(refusal.code));
+        self.answer(
+            LogLane::Signal,
+            &ServerMessage::Error(message::Error {
+                code: refusal.code,
+                message: refusal.message.into(),
+                reference: Reference::default(),
+                retry_after,
+                expected: None,
+            }),
+        );
+        if refusal.code.retry() == Retry::Later {
+            // Not the client's fault: it may ask as often as it likes.
+            self.phase = Phase::Greeting { refused };
+            return;
+        }
+        self.count_refused_hello(refused);
+        if refusal.code == ErrorCode::Unauthorized {
+            self.close(Close::new(CloseCode::Unauthorized));
+        }
+    }
+
+    pub(super) fn refuse_hello(
+        &mut self,
+        refused: u32,
+        code: ErrorCode,
+        text: String,
+        about: Reference,
+    ) {
+        self.error(code, text, about);
+        self.count_refused_hello(refused);
+    }
+
+    fn count_refused_hello(&mut self, refused: u32) {
+        self.phase = Phase::Greeting { refused: refused + 1 };
+        if refused + 1 >= REFUSED_HELLOS_MAX {
+            self.close(Close::new(CloseCode::Unauthorized));
+        }
+    }
+
+    /// The session is open: answers `welcome` and goes on from the client's positions.
+    pub fn handle_opened(&mut self, settings: &Settings, opened: Opened<L>) {
+        let Phase::Opening { listed, .. } = &mut self.phase else { return };
+        let mut listed = std::mem::take(listed);
+        self.phase = Phase::Live { peer: opened.peer };
+        let resumed = opened.resumed.is_some();
+        let mut rooms = BTreeMap::new();
+        let mut resets = Vec::new();
+        for room in opened.resumed.into_iter().flatten() {
+            self.generations = self.generations.max(room.slot.generation + 1);
+            rooms.insert(room.room.clone(), ResumedRoom { seq: room.seq });
+            let positions = listed.remove(&room.room);
+            let mut membership = Membership::joining(room.slot, room.room);
+            match going_on(&room.log, positions) {
+                Ok(positions) => {
+                    membership.follow(room.log, positions, false);
+                    self.mark(room.slot);
+                }
+                Err(reason) => resets.push((membership.slot, reason)),
+            }
+            self.memberships.push(membership);
+        }
+        self.answer(
+            LogLane::Signal,
+            &ServerMessage::Welcome(Welcome {
+                session: opened.session,
+                secret: opened.secret,
+                peer: opened.peer,
+                user: opened.user,
+                resumed,
+                rooms,
+                lost: if resumed { listed.into_keys().collect() } else { Vec::new() },
+                heartbeat: millis(settings.heartbeat),
+                resume_window: millis(settings.resume_window),
+                limits: settings.limits,
+            }),
+        );
+        for (slot, reason) in resets {
+            self.start_again(slot, reason);
+        }
+    }
+}
+
+/// Whether a resumed member's positions can be gone on from.
+fn going_on<L: RoomLog>(log: &L, positions: Option<Positions>) -> Result<Positions, ResetReason> {
+    for lane in LogLane::ALL {
+        let position = positions.map(|positions| positions.on(lane));
+        recovery::recover(log.epoch(), position, |after| log.read(lane, after))?;
+    }
+    positions.ok_or(ResetReason::Unlisted)
+}

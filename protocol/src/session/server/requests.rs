@@ -1,0 +1,190 @@
+//! What a client says once it is greeted: each message checked and answered, or passed on to
+//! its room.
+
+use super::{Action, Note, Phase, ServerSession, Settings, Streams};
+use crate::limits::ROOMS_MAX;
+use crate::room::Refusal;
+use crate::session::membership::{Membership, Standing};
+use crate::session::{About, Op, Request, RoomLog, Slot};
+use crate::wire::codec::DecodeError;
+use crate::wire::message::{ClientMessage, Close, Ice, Reference, ServerMessage};
+use crate::wire::{CloseCode, ErrorCode, Json, Lane, LogLane, PeerId, RoomName};
+
+impl<L: RoomLog> ServerSession<L> {
+    /// Takes one message that came on `lane`.
+    pub fn handle_frame(&mut self, settings: &Settings, lane: Lane, payload: &[u8]) {
+        if self.closing.is_some() {
+            return;
+        }
+        if payload.len() as u64 > settings.limits.message_bytes {
+            return self.close(Close::new(CloseCode::MessageTooLarge));
+        }
+        match (self.codec.decode_client(payload), &self.phase) {
+            (Ok(message), Phase::Live { peer }) => {
+                let peer = *peer;
+                self.handle_message(settings, peer, lane, message);
+            }
+            (Ok(message), Phase::Greeting { refused }) => {
+                let refused = *refused;
+                self.handle_greeting(lane, message, refused);
+            }
+            // A datagram is dropped, whatever is wrong with it.
+            (Err(_), _) if lane == Lane::Ephemeral => self.notes.push(Note::Undecodable),
+            (Err(DecodeError::Unparseable { reason }), _) => self.violation(reason),
+            (Err(DecodeError::Refused { code, message, reference }), phase) => match *phase {
+                Phase::Greeting { refused } => {
+                    self.refuse_hello(refused, code, message, reference);
+                }
+                _ => self.error(code, message, reference),
+            },
+            (Ok(_), _) => {}
+        }
+    }
+
+    fn handle_message(
+        &mut self,
+        settings: &Settings,
+        peer: PeerId,
+        lane: Lane,
+        message: ClientMessage,
+    ) {
+        if let Err(reference) = on_its_lane(self.streams, lane, &message) {
+            if lane != Lane::Ephemeral {
+                let text = "this does not belong on this stream".to_owned();
+                self.error(ErrorCode::BadRequest, text, reference);
+            }
+            return;
+        }
+        match message {
+            ClientMessage::Hello(_) => self.violation("a second hello".into()),
+            ClientMessage::Lane { .. } => {
+                let text = "lane opens a WebTransport stream and belongs nowhere else".to_owned();
+                self.error(ErrorCode::BadRequest, text, None);
+            }
+            ClientMessage::Join { id, room, metadata } => {
+                self.join(settings, id, room, metadata);
+            }
+            ClientMessage::Leave { id, room } => {
+                if self.find(&room).is_none() {
+                    return self.answer(LogLane::Signal, &ServerMessage::Ok { id });
+                }
+                self.request(room, Op::Leave { id });
+            }
+            ClientMessage::Update { id, room, metadata } => {
+                if metadata_too_large(settings, Some(&metadata)) {
+                    return self.too_large("metadata is too large", id, room);
+                }
+                self.request(room, Op::Update { id, metadata });
+            }
+            ClientMessage::Members { id, room } => self.request(room, Op::Members { id }),
+            ClientMessage::Send(send) => {
+                let room = send.room.clone();
+                if send.to == Some(peer) {
+                    let about = About::Send { lane: send.lane, seq: send.seq };
+                    let refusal = Refusal::new(ErrorCode::BadRequest, "a message to oneself");
+                    return self.refuse(&room, about, &refusal, None);
+                }
+                self.request(room, Op::Send(send));
+            }
+            ClientMessage::Ephemeral { room, to, body } => {
+                let answered = lane != Lane::Ephemeral;
+                if body.len() as u64 > settings.limits.ephemeral_bytes {
+                    let refusal = Refusal::new(ErrorCode::TooLarge, "an ephemeral body too large");
+                    return self.refuse(&room, About::Ephemeral { answered }, &refusal, None);
+                }
+                self.request(room, Op::Ephemeral { to, body, answered });
+            }
+            ClientMessage::Ice { id } => {
+                let servers = settings.ice_servers.clone();
+                let ttl = settings.ice_ttl.as_secs();
+                self.answer(LogLane::Signal, &ServerMessage::Ice(Ice { id, servers, ttl }));
+            }
+            // Without authentication there is nothing a token could change.
+            ClientMessage::Refresh { id, .. } => {
+                self.answer(LogLane::Signal, &ServerMessage::Ok { id });
+            }
+            ClientMessage::Ping { id } => {
+                self.answer(LogLane::Signal, &ServerMessage::Pong { id });
+            }
+            ClientMessage::Bye => {
+                self.phase = Phase::Ending { peer };
+                self.actions.push_back(Action::End);
+            }
+        }
+    }
+
+    fn join(&mut self, settings: &Settings, id: u64, room: RoomName, metadata: Option<Json>) {
+        if metadata_too_large(settings, metadata.as_ref()) {
+            return self.too_large("metadata is too large", id, room);
+        }
+        if self.find(&room).is_none() {
+            let allowed = (settings.limits.rooms as usize).min(ROOMS_MAX);
+            let left =
+                |membership: &&Membership<L>| !matches!(membership.standing, Standing::Left(_));
+            let joined = self.memberships.iter().filter(left).count();
+            let free = (0..ROOMS_MAX as u8)
+                .find(|index| self.memberships.iter().all(|m| m.slot.index != *index));
+            let (Some(index), true) = (free, joined < allowed) else {
+                let text = "the session is in as many rooms as it may be";
+                let refusal = Refusal::new(ErrorCode::TooManyRooms, text);
+                return self.refuse(&room, About::Join { id }, &refusal, None);
+            };
+            let slot = Slot { index, generation: self.generations };
+            self.generations = self.generations.wrapping_add(1);
+            self.memberships.push(Membership::joining(slot, room.clone()));
+        }
+        self.request(room, Op::Join { id, metadata });
+    }
+
+    /// Passes `op` on to a room the session is in, or is joining.
+    fn request(&mut self, room: RoomName, op: Op) {
+        let joining = matches!(op, Op::Join { .. });
+        let known = self
+            .find(&room)
+            .filter(|&index| joining || self.memberships[index].standing != Standing::Joining);
+        let Some(index) = known else {
+            return self.refuse(&room, op.about(), &Refusal::NOT_A_MEMBER, None);
+        };
+        self.waiting |= !matches!(op, Op::Send(_) | Op::Ephemeral { .. });
+        let slot = self.memberships[index].slot;
+        self.actions.push_back(Action::Request(Request { slot, room, op }));
+    }
+}
+
+/// Whether a message may come where it came; the reference for the refusal if not.
+fn on_its_lane(streams: Streams, lane: Lane, message: &ClientMessage) -> Result<(), Reference> {
+    let mut reference = Reference::default();
+    if streams == Streams::One {
+        return Ok(());
+    }
+    match (lane, message) {
+        (Lane::Bulk, ClientMessage::Send(send)) if send.lane == LogLane::Bulk => return Ok(()),
+        (Lane::Ephemeral, ClientMessage::Ephemeral { .. }) => return Ok(()),
+        (Lane::Signal, message) if !is_bulk_send(message) => return Ok(()),
+        (_, ClientMessage::Send(send)) => {
+            reference.room = Some(send.room.clone());
+            (reference.lane, reference.seq) = (Some(send.lane), Some(send.seq));
+        }
+        (_, ClientMessage::Ephemeral { room, .. }) => reference.room = Some(room.clone()),
+        (
+            _,
+            ClientMessage::Join { id, .. }
+            | ClientMessage::Leave { id, .. }
+            | ClientMessage::Update { id, .. }
+            | ClientMessage::Members { id, .. }
+            | ClientMessage::Ice { id }
+            | ClientMessage::Refresh { id, .. }
+            | ClientMessage::Ping { id },
+        ) => reference.id = Some(*id),
+        (_, ClientMessage::Hello(_) | ClientMessage::Lane { .. } | ClientMessage::Bye) => {}
+    }
+    Err(reference)
+}
+
+fn is_bulk_send(message: &ClientMessage) -> bool {
+    matches!(message, ClientMessage::Send(send) if send.lane == LogLane::Bulk)
+}
+
+fn metadata_too_large(settings: &Settings, metadata: Option<&Json>) -> bool {
+    metadata.is_some_and(|text| text.len() as u64 > settings.limits.metadata_bytes)
+}
