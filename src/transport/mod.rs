@@ -6,6 +6,8 @@
 //! overtakes everything that has not yet been handed over.
 
 pub mod accept;
+#[cfg(test)]
+mod testkit;
 pub mod websocket;
 pub mod webtransport;
 
