@@ -11,7 +11,7 @@
  * that moving from one network or transport to another leaves no gap.
  */
 import { Close, HandoverError, mayReturn, retryOf } from './errors.js';
-import { handleLive } from './session/inbound.js';
+import { handleLive, HELD_COST_MAX } from './session/inbound.js';
 import { Liveness, PACE_IN_CALL, paceIdle } from './session/liveness.js';
 import { Requests } from './session/requests.js';
 import { LANES, RoomState } from './session/room.js';
@@ -22,12 +22,15 @@ import { byteLength, decode, encode, encodeSend, VERSION } from './wire/message.
  * @typedef {import('./session/output.js').Loss} Loss
  * @typedef {import('./wire/message.js').Lane} Lane
  * @typedef {import('./wire/message.js').Limits} Limits
+ * @typedef {import('./wire/message.js').ServerMessage} ServerMessage
  */
 
 /** How long a gateway may take to answer `hello`. */
 export const WELCOME_TIMEOUT_MS = 4_000;
 /** What may wait to be accepted in one room's lane. */
 export const OUTBOX_COST_MAX = 4 << 20;
+/** How long a greeting that was given up may take to arrive all the same. */
+const STRAY_MS = 60_000;
 /** Requests that may wait for their answers. */
 const REQUESTS_MAX = 256;
 
@@ -40,6 +43,9 @@ const LIMITS = { message_bytes: 65_536, metadata_bytes: 4_096, ephemeral_bytes: 
  * @property {boolean} helloDue
  * @property {Set<string> | null} listed the rooms named in `resume`; null if it greeted afresh
  * @property {number} deadline for `welcome`
+ * @property {{message: ServerMessage, size: number}[]} early what the bulk stream brought
+ *   before the signal stream brought `welcome`
+ * @property {number} earlySize
  */
 
 export class ClientSession {
@@ -66,8 +72,8 @@ export class ClientSession {
     this.live = null;
     /** @type {Liveness | null} of that link */
     this.liveness = null;
-    /** Whether a `resume` of ours went out since that link was welcomed. */
-    this.resuming = false;
+    /** Until then a `resume` of ours that we gave up may still take the session from us. */
+    this.strayUntil = -Infinity;
     this.inCall = false;
     this.byeDue = false;
     this.ended = false;
@@ -86,7 +92,8 @@ export class ClientSession {
    */
   handleOpened(now, id) {
     if (this.ended) return this.emit({ type: 'close_link', link: id, why: 'ended' });
-    this.greeting.set(id, { id, helloDue: true, listed: null, deadline: now + WELCOME_TIMEOUT_MS });
+    const deadline = now + WELCOME_TIMEOUT_MS;
+    this.greeting.set(id, { id, helloDue: true, listed: null, deadline, early: [], earlySize: 0 });
   }
 
   /**
@@ -103,13 +110,29 @@ export class ClientSession {
       this.liveness = null;
       // A gateway that takes a newer connection of ours says so to the older one, perhaps
       // before the newer one hears its welcome. Only a stranger's connection ends us.
-      const ours = code === Close.REPLACED && this.resuming;
+      const ours = code === Close.REPLACED && this.isTakingOver(now);
       if (this.byeDue || (!ours && !mayReturn(code))) return this.endByCode(code, loss.reason);
       this.emit({ type: 'down', link: id, loss: ours ? {} : loss });
-    } else if (this.greeting.delete(id)) {
+    } else if (this.abandonGreeting(now, id)) {
       if (this.live === null && !mayReturn(code)) return this.endByCode(code, loss.reason);
       this.emit({ type: 'link_failed', link: id, loss, timedOut: false });
     }
+  }
+
+  /**
+   * A link will not be welcomed. Returns whether it was greeting.
+   * @param {number} now
+   * @param {number} id
+   */
+  abandonGreeting(now, id) {
+    // What it said may still be on its way.
+    if (this.greeting.get(id)?.listed) this.strayUntil = now + STRAY_MS;
+    return this.greeting.delete(id);
+  }
+
+  /** @param {number} now */
+  isTakingOver(now) {
+    return now < this.strayUntil || [...this.greeting.values()].some((link) => link.listed !== null);
   }
 
   /**
@@ -133,7 +156,7 @@ export class ClientSession {
       const loss = { code: message.code, reason: message.reason, retryAfter: message.retry_after ?? undefined };
       return this.dropLink(now, id, 'by_gateway', loss);
     }
-    if (link !== undefined) return this.handleGreeting(now, link, message);
+    if (link !== undefined) return this.handleGreeting(now, link, message, text.length);
     if (this.liveness?.hear(now)) this.emit({ type: 'recovered', link: id });
     handleLive(this, now, message, text.length);
   }
@@ -141,11 +164,17 @@ export class ClientSession {
   /**
    * @param {number} now
    * @param {Link} link
-   * @param {import('./wire/message.js').ServerMessage} message
+   * @param {ServerMessage} message
+   * @param {number} size of its text
    */
-  handleGreeting(now, link, message) {
+  handleGreeting(now, link, message, size) {
     if (message.type === 'welcome') return this.welcomed(now, link, message);
-    if (message.type !== 'error') return;
+    if (message.type !== 'error' || message.lane) {
+      link.early.push({ message, size });
+      link.earlySize += size;
+      if (link.earlySize > HELD_COST_MAX) this.dropLink(now, link.id, 'out_of_step', { reason: 'no welcome before all that' });
+      return;
+    }
     if (message.code === 'session_unknown' && link.listed !== null && this.live === null) {
       this.forgetSession();
       link.helloDue = true;
@@ -160,8 +189,8 @@ export class ClientSession {
     }
     // A working connection is not given up for one that was refused.
     this.greeting.delete(link.id);
-    this.emit({ type: 'close_link', link: link.id, why: 'not_now' });
     this.emit({ type: 'link_failed', link: link.id, loss: { reason: message.message, retryAfter }, timedOut: false });
+    this.emit({ type: 'close_link', link: link.id, why: 'not_now' });
   }
 
   /**
@@ -180,14 +209,20 @@ export class ClientSession {
     this.limits = { ...LIMITS, ...welcome.limits };
     this.heartbeatMs = welcome.heartbeat;
     this.resumeWindowMs = welcome.resume_window;
-    this.resuming = [...this.greeting.values()].some((other) => other.listed !== null);
     this.liveness = new Liveness(now, this.pace());
     this.requests.repeat();
     for (const room of this.rooms.values()) {
       this.carryOver(room, welcome.resumed ? welcome.rooms?.[room.name] : undefined, link.listed);
     }
     if (older !== null) this.emit({ type: 'close_link', link: older, why: 'replaced' });
+    // Which of several greetings the gateway heard last cannot be known from here. Should it
+    // have been another one, this link will be told so and the session resumed once more.
+    for (const other of [...this.greeting.keys()]) {
+      this.abandonGreeting(now, other);
+      this.emit({ type: 'close_link', link: other, why: 'replaced' });
+    }
     this.emit({ type: 'live', link: link.id, resumed: welcome.resumed, peer: welcome.peer, user: this.user });
+    for (const { message, size } of link.early) handleLive(this, now, message, size);
   }
 
   /**
@@ -237,8 +272,8 @@ export class ClientSession {
    * @param {Loss} loss
    */
   dropLink(now, id, why, loss) {
-    this.emit({ type: 'close_link', link: id, why });
     this.handleClosed(now, id, loss);
+    this.emit({ type: 'close_link', link: id, why });
   }
 
   // What goes out
@@ -278,7 +313,6 @@ export class ClientSession {
     if (this.identity === null) return encode(greeting);
     const listed = [...this.rooms.values()].filter((room) => room.positions !== null);
     link.listed = new Set(listed.map((room) => room.name));
-    this.resuming = true;
     const rooms = Object.fromEntries(listed.map((room) => [room.name, { ...room.positions }]));
     return encode({ ...greeting, resume: { ...this.identity, rooms } });
   }
@@ -325,9 +359,9 @@ export class ClientSession {
   handleTimeout(now) {
     for (const link of [...this.greeting.values()]) {
       if (now < link.deadline) continue;
-      this.greeting.delete(link.id);
-      this.emit({ type: 'close_link', link: link.id, why: 'no_welcome' });
+      this.abandonGreeting(now, link.id);
       this.emit({ type: 'link_failed', link: link.id, loss: { reason: 'no welcome came in time' }, timedOut: true });
+      this.emit({ type: 'close_link', link: link.id, why: 'no_welcome' });
     }
     if (this.live === null) return;
     if (this.liveness?.handleTimeout(now)) this.emit({ type: 'stalled', link: this.live });

@@ -2,8 +2,8 @@
 import { HandoverError, retryOf } from '../errors.js';
 import { LANES } from './room.js';
 
-/** What may wait for a membership to begin. */
-const HELD_COST_MAX = 16 << 20;
+/** What may wait for a membership, or a connection, to begin. */
+export const HELD_COST_MAX = 16 << 20;
 
 /**
  * @typedef {import('../session.js').ClientSession} ClientSession

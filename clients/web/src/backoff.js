@@ -1,0 +1,32 @@
+/** When to try again: full jitter under a doubling ceiling, the first retry at once. */
+
+export const BACKOFF_FIRST_MS = 1_000;
+export const BACKOFF_MAX_MS = 30_000;
+
+export class Backoff {
+  /** @param {{random?: () => number, first?: number, max?: number, eager?: boolean}} [options] */
+  constructor({ random = Math.random, first = BACKOFF_FIRST_MS, max = BACKOFF_MAX_MS, eager = true } = {}) {
+    this.random = random;
+    this.first = first;
+    this.max = max;
+    /** Whether the first retry is at once. */
+    this.eager = eager;
+    this.failures = 0;
+  }
+
+  /**
+   * The wait before the next try.
+   * @param {number} [atLeast] what the gateway asked for; nobody returns sooner than that, and
+   *   the jitter comes on top, so that those told the same do not return together
+   */
+  next(atLeast = 0) {
+    const doublings = this.eager ? this.failures - 1 : this.failures;
+    this.failures += 1;
+    if (doublings < 0) return atLeast === 0 ? 0 : atLeast + this.random() * this.first;
+    return atLeast + this.random() * Math.min(this.max, this.first * 2 ** doublings);
+  }
+
+  reset() {
+    this.failures = 0;
+  }
+}

@@ -1,0 +1,530 @@
+/** What an application holds: a session with its rooms, carried over whatever works. */
+import { Carrier, now } from './carrier.js';
+import { Emitter } from './emitter.js';
+import { abortError, Close, HandoverError } from './errors.js';
+import { Room } from './room.js';
+import { ClientSession } from './session.js';
+import { bodyText, metadataText } from './wire/message.js';
+
+/**
+ * @typedef {import('./transport/transport.js').Transport} Transport
+ * @typedef {import('./transport/transport.js').TransportKind} TransportKind
+ * @typedef {import('./wire/message.js').Lane} Lane
+ * @typedef {import('./wire/message.js').Quality} Quality
+ * @typedef {import('./session/output.js').Output} Output
+ * @typedef {import('./session/output.js').Receipt} Receipt
+ * @typedef {'connecting' | 'connected' | 'reconnecting' | 'closed'} State
+ */
+
+/**
+ * @typedef {object} ConnectOptions
+ * @property {string | (() => string | Promise<string>)} [token] asked for anew where needed,
+ *   if it is a function
+ * @property {'auto' | TransportKind} [transport]
+ * @property {AbortSignal} [signal] gives up connecting; afterwards it ends the session
+ * @property {string} [agent] name and version of the application, for the gateway's operator
+ * @property {boolean} [retry] keep trying if the gateway cannot be reached at first
+ * @property {string | ArrayBuffer} [certificateHash] of a self-made certificate
+ * @property {string} [webTransportUrl] where it is not at the same host and port
+ * @property {import('./dial.js').Memory | null} [storage] where the last transport that
+ *   worked is remembered; the page's own storage if not given
+ * @property {new (url: string, protocols?: string[]) => any} [WebSocket] for platforms
+ *   without one
+ */
+
+/**
+ * @typedef {object} StateChange
+ * @property {State} state
+ * @property {State} previous
+ * @property {TransportKind | null} transport
+ * @property {boolean} [resumed] whether the session went on; if not, rooms were joined anew
+ * @property {number} [gapMs] how long nothing got through
+ * @property {HandoverError | null} [error] why
+ */
+
+/**
+ * @typedef {object} ClientEvents
+ * @property {StateChange} state
+ * @property {{transport: TransportKind, resumed: boolean, gapMs: number}} transport another
+ *   connection carries the session
+ * @property {{rtt: number}} rtt a round trip, measured
+ * @property {Quality} quality as the gateway sees it
+ * @property {{}} moved the connection's address changed: restart ICE
+ * @property {{reconnectIn: number}} draining the gateway is about to go; the client moves itself
+ * @property {{in: number}} expiring the token ends in so many milliseconds
+ * @property {{error: HandoverError, room: string | null}} refused something without an answer
+ *   of its own was refused
+ * @property {{error: HandoverError, retryInMs: number | null}} dial_failed
+ * @property {LogEntry} log what the protocol does, for debugging
+ */
+
+/**
+ * @typedef {object} LogEntry
+ * @property {'in' | 'out' | 'note'} direction
+ * @property {number} at milliseconds since the page was opened
+ * @property {Lane | 'ephemeral' | null} lane
+ * @property {TransportKind | null} transport
+ * @property {string} text a message as it stood on the wire, or a remark
+ */
+
+/** @typedef {{resolve: (value: any) => void, reject: (error: unknown) => void}} Waiting */
+
+/** How long the gateway may take to answer `bye`. */
+const BYE_TIMEOUT_MS = 1_000;
+/** @extends {Emitter<ClientEvents>} */
+export class Client extends Emitter {
+  /**
+   * Use {@link connect}.
+   * @param {string | URL} url
+   * @param {ConnectOptions} options
+   */
+  constructor(url, options) {
+    super();
+    /** @type {State} */
+    this.state = 'connecting';
+    /** @type {number | null} The last round trip to the gateway, milliseconds. */
+    this.rtt = null;
+    /** @type {Quality | null} The path as the gateway sees it. */
+    this.quality = null;
+    /** @type {Map<string, Room>} The rooms joined, by name. */
+    this.rooms = new Map();
+    /** @private */
+    this.options = options;
+    /** @private */
+    this.session = new ClientSession({ agent: options.agent });
+    /** @private */
+    this.carrier = new Carrier(this.session, url, options, {
+      output: (output) => this.handleOutput(output),
+      log: (entry) => this.emit('log', entry),
+      logging: () => this.isHeard('log'),
+      dialFailed: (error, retryInMs) => this.dialFailed(error, retryInMs),
+    });
+    /** @type {Map<string, Waiting>} who waits for an answer @private */
+    this.waiting = new Map();
+    /** @type {Map<string, Promise<Room>>} @private */
+    this.joining = new Map();
+    /** @type {number | null} since when nothing gets through @private */
+    this.downSince = null;
+    /** @type {PromiseWithResolvers<void>} settled by the first connection @private */
+    this.first = withResolvers();
+    /** @type {PromiseWithResolvers<void>} @private */
+    this.finished = withResolvers();
+  }
+
+  /** @internal */
+  async start() {
+    const { signal } = this.options;
+    const aborted = () => {
+      if (this.state === 'connecting') this.first.reject(abortError(signal));
+      void this.close();
+    };
+    if (signal?.aborted) throw abortError(signal);
+    signal?.addEventListener('abort', aborted, { once: true });
+    void this.finished.promise.then(() => signal?.removeEventListener('abort', aborted));
+    this.carrier.start();
+    try {
+      await this.first.promise;
+    } catch (error) {
+      this.session.end(null, Close.BYE);
+      this.carrier.pump();
+      throw error;
+    }
+    return this;
+  }
+
+  /** One's public name in rooms. A new one if the session had to be started anew. */
+  get peer() {
+    return this.session.peer;
+  }
+
+  /** Who the token says one is; null if anonymous. */
+  get user() {
+    return this.session.user;
+  }
+
+  /** What carries the session; null while nothing does. */
+  get transport() {
+    return this.carrier.transport?.kind ?? null;
+  }
+
+  /** What the gateway accepts. */
+  get limits() {
+    return this.session.limits;
+  }
+
+  /** Whether a dead connection must be noticed within three seconds. Costs a ping a second. */
+  get inCall() {
+    return this.session.inCall;
+  }
+
+  set inCall(inCall) {
+    this.session.setInCall(now(), inCall);
+    this.carrier.pump();
+  }
+
+  /**
+   * Becomes a member of a room. Resolves to the same room if one is a member already.
+   * @param {string} name
+   * @param {{metadata?: Record<string, any>, signal?: AbortSignal}} [options] metadata is
+   *   shown to the other members
+   * @returns {Promise<Room>}
+   */
+  async join(name, { metadata, signal } = {}) {
+    const present = this.rooms.get(name);
+    if (present !== undefined) return present;
+    const joining = this.joining.get(name) ?? this.joinNow(name, metadata, signal);
+    this.joining.set(name, joining);
+    try {
+      return await joining;
+    } finally {
+      this.joining.delete(name);
+    }
+  }
+
+  /**
+   * @param {string} name
+   * @param {Record<string, any> | undefined} metadata
+   * @param {AbortSignal | undefined} signal
+   * @returns {Promise<Room>}
+   * @private
+   */
+  async joinNow(name, metadata, signal) {
+    if (signal?.aborted) throw abortError(signal);
+    const text = metadata === undefined ? undefined : metadataText(metadata);
+    const request = this.session.join(name, text);
+    const aborted = () => {
+      if (!this.waiting.has(`request ${request}`)) return;
+      this.settle(`request ${request}`, ({ reject }) => reject(abortError(signal)));
+      this.session.leave(name);
+      this.carrier.pump();
+    };
+    signal?.addEventListener('abort', aborted, { once: true });
+    try {
+      // The room exists from the moment of the answer on: what follows it may be right behind.
+      return await this.wait('request', request, (members) => this.enter(name, members));
+    } finally {
+      signal?.removeEventListener('abort', aborted);
+    }
+  }
+
+  /**
+   * @param {string} name
+   * @param {import('./wire/message.js').Member[]} members
+   * @private
+   */
+  enter(name, members) {
+    const room = new Room(this, name);
+    room.seat(members);
+    this.rooms.set(name, room);
+    return room;
+  }
+
+  /**
+   * Servers for `RTCPeerConnection`, and for how many seconds they are good.
+   * @returns {Promise<{iceServers: RTCIceServer[], ttl: number}>}
+   */
+  async iceServers() {
+    return this.wait('request', this.session.request({ type: 'ice' }));
+  }
+
+  /**
+   * Brings a newer token, so that the session need not end with the old one.
+   * @param {string} token
+   * @returns {Promise<void>}
+   */
+  async refresh(token) {
+    this.session.token = token;
+    return this.wait('request', this.session.request({ type: 'refresh', token }));
+  }
+
+  /**
+   * Moves the session to another transport, without a gap. Rejects if that one does not work,
+   * and then stays where it is.
+   * @param {'auto' | TransportKind} transport
+   * @returns {Promise<void>}
+   */
+  async switchTransport(transport) {
+    const before = this.carrier.reconnector.choice;
+    if (transport === 'auto' || transport === this.transport) {
+      this.carrier.reconnector.choose(transport);
+      return;
+    }
+    const done = new AbortController();
+    const { signal } = done;
+    const moved = withResolvers();
+    this.on('transport', (detail) => {
+      if (detail.transport === transport) moved.resolve(undefined);
+    }, { signal });
+    this.on('dial_failed', ({ error }) => moved.reject(error), { signal });
+    this.on('state', ({ state, error }) => {
+      if (state === 'closed') moved.reject(error ?? new HandoverError('closed', 'the session is over'));
+    }, { signal });
+    this.carrier.reconnector.choose(transport);
+    try {
+      await moved.promise;
+    } catch (error) {
+      this.carrier.reconnector.choose(before);
+      throw error;
+    } finally {
+      done.abort();
+    }
+  }
+
+  /**
+   * Says goodbye: the session is over, the members of its rooms see it leave. What has not
+   * been accepted by then is not delivered.
+   * @returns {Promise<void>} once it is over
+   */
+  async close() {
+    if (this.state === 'closed') return;
+    this.session.close();
+    this.carrier.pump();
+    const timer = setTimeout(() => {
+      this.session.end(null, Close.BYE);
+      this.carrier.pump();
+    }, BYE_TIMEOUT_MS);
+    await this.finished.promise;
+    clearTimeout(timer);
+  }
+
+  /**
+   * Cuts the connection without a word, as a dying network would. The session goes on.
+   * @param {number} [holdMs] dial nothing for so long
+   */
+  debugDrop(holdMs = 0) {
+    this.carrier.cut(holdMs);
+  }
+
+  // What rooms ask
+
+  /**
+   * @param {string} room
+   * @param {Lane} lane
+   * @param {unknown} body
+   * @param {string | undefined} to
+   * @returns {Promise<Receipt>}
+   * @internal
+   */
+  async sendTo(room, lane, body, to) {
+    return this.wait('send', this.session.send(room, lane, bodyText(body), to));
+  }
+
+  /**
+   * @param {string} room
+   * @param {unknown} body
+   * @param {string | undefined} to
+   * @internal
+   */
+  ephemeralTo(room, body, to) {
+    const text = this.session.ephemeral(room, bodyText(body), to);
+    return text !== null && this.carrier.writeEphemeral(text);
+  }
+
+  /**
+   * @param {string} name
+   * @param {Record<string, any>} metadata
+   * @returns {Promise<void>}
+   * @internal
+   */
+  async updateIn(name, metadata) {
+    await this.wait('request', this.session.update(name, metadataText(metadata)));
+    const self = this.rooms.get(name)?.self;
+    if (self !== undefined) self.metadata = metadata;
+  }
+
+  /**
+   * @param {Room} room
+   * @returns {Promise<void>}
+   * @internal
+   */
+  async leaveRoom(room) {
+    if (room.isClosed) return;
+    await this.wait('request', this.session.leave(room.name));
+    if (this.rooms.get(room.name) === room) this.rooms.delete(room.name);
+    room.finish(null);
+  }
+
+  /**
+   * @param {'request' | 'send'} kind
+   * @param {number} id
+   * @param {(value: any) => any} [take] makes of the answer what is waited for
+   * @returns {Promise<any>}
+   * @private
+   */
+  wait(kind, id, take = (value) => value) {
+    return new Promise((resolve, reject) => {
+      this.waiting.set(`${kind} ${id}`, { resolve: (value) => resolve(take(value)), reject });
+      this.carrier.pump();
+    });
+  }
+
+  /**
+   * @param {string} key
+   * @param {(waiting: Waiting) => void} how
+   * @private
+   */
+  settle(key, how) {
+    const waiting = this.waiting.get(key);
+    this.waiting.delete(key);
+    if (waiting !== undefined) how(waiting);
+  }
+
+  // What happens
+
+  /**
+   * @param {HandoverError} error
+   * @param {number | null} retryInMs
+   * @private
+   */
+  dialFailed(error, retryInMs) {
+    this.emit('dial_failed', { error, retryInMs });
+    if (this.state === 'connecting' && !(this.options.retry && error.code === 'unreachable')) {
+      this.first.reject(error);
+    }
+  }
+
+  /**
+   * @param {Output} output
+   * @private
+   */
+  handleOutput(output) {
+    switch (output.type) {
+      case 'room':
+        return this.handleRoom(output.room, output.event);
+      case 'answer':
+        return this.settle(`request ${output.id}`, ({ resolve, reject }) =>
+          'error' in output ? reject(output.error) : resolve(output.value));
+      case 'sent':
+        return this.settle(`send ${output.id}`, ({ resolve, reject }) =>
+          'error' in output ? reject(output.error) : resolve(output.receipt));
+      case 'live':
+        return this.handleLive(output.resumed);
+      case 'down':
+        return this.setDown(now(), output.loss);
+      case 'stalled':
+        return this.setDown(this.session.liveness?.heard ?? now(), { reason: 'the connection went silent' });
+      case 'recovered':
+        return this.setConnected(true);
+      case 'rtt':
+        this.rtt = output.rtt;
+        return this.emit('rtt', { rtt: output.rtt });
+      case 'quality':
+        this.quality = output.quality;
+        return this.emit('quality', output.quality);
+      case 'moved':
+        return this.emit('moved', {});
+      case 'expiring':
+        this.emit('expiring', { in: output.in });
+        return void this.renewToken();
+      case 'draining':
+        return this.emit('draining', { reconnectIn: output.reconnectIn });
+      case 'refused':
+        return this.emit('refused', { error: output.error, room: output.room });
+      case 'ended':
+        return this.handleEnded(output.error);
+      default:
+    }
+  }
+
+  /**
+   * @param {string} name
+   * @param {import('./session/output.js').RoomEvent} event
+   * @private
+   */
+  handleRoom(name, event) {
+    const room = this.rooms.get(name);
+    if (event.type === 'lost') this.rooms.delete(name);
+    room?.handle(event);
+  }
+
+  /**
+   * @param {boolean} resumed
+   * @private
+   */
+  handleLive(resumed) {
+    this.rtt = null;
+    const gapMs = this.downSince === null ? 0 : now() - this.downSince;
+    const transport = /** @type {TransportKind} */ (this.transport);
+    this.emit('transport', { transport, resumed, gapMs });
+    this.setConnected(resumed);
+    this.first.resolve();
+  }
+
+  /**
+   * @param {boolean} resumed
+   * @private
+   */
+  setConnected(resumed) {
+    const gapMs = this.downSince === null ? 0 : now() - this.downSince;
+    this.downSince = null;
+    this.setState('connected', { resumed, gapMs, error: null });
+  }
+
+  /**
+   * @param {number} since
+   * @param {import('./session/output.js').Loss} loss
+   * @private
+   */
+  setDown(since, { code, reason }) {
+    this.downSince ??= since;
+    const error = new HandoverError('interrupted', reason ?? 'the connection was lost', { closeCode: code });
+    if (this.state === 'connected') this.setState('reconnecting', { error });
+  }
+
+  /**
+   * @param {State} state
+   * @param {Partial<StateChange>} detail
+   * @private
+   */
+  setState(state, detail) {
+    if (this.state === state) return;
+    const previous = this.state;
+    this.state = state;
+    this.emit('state', { ...detail, state, previous, transport: this.transport });
+  }
+
+  /** @private */
+  async renewToken() {
+    const { token } = this.options;
+    if (typeof token !== 'function') return;
+    try {
+      await this.refresh(await token());
+    } catch (error) {
+      // The session goes on until the old token ends; the next dial asks for one again.
+      this.carrier.note(`no new token: ${error}`);
+    }
+  }
+
+  /**
+   * @param {HandoverError | null} error
+   * @private
+   */
+  handleEnded(error) {
+    for (const room of this.rooms.values()) room.finish(error);
+    this.rooms.clear();
+    if (error !== null) this.first.reject(error);
+    this.setState('closed', { error });
+    this.finished.resolve();
+  }
+}
+
+/**
+ * Connects to a gateway.
+ * @param {string | URL} url its address: `https://host:port`, or the plain-HTTP listener's
+ * @param {ConnectOptions} [options]
+ * @returns {Promise<Client>}
+ */
+export function connect(url, options = {}) {
+  return new Client(url, options).start();
+}
+
+/**
+ * @template T
+ * @returns {PromiseWithResolvers<T>}
+ */
+function withResolvers() {
+  /** @type {Partial<PromiseWithResolvers<T>>} */
+  const resolvers = {};
+  const promise = new Promise((resolve, reject) => Object.assign(resolvers, { resolve, reject }));
+  return /** @type {PromiseWithResolvers<T>} */ ({ ...resolvers, promise });
+}

@@ -1,0 +1,232 @@
+/**
+ * Decides when to open another connection, and on which transport. It owns the dial under
+ * way and the timers; what a connection carries is none of its business.
+ */
+import { Backoff } from './backoff.js';
+import { HandoverError } from './errors.js';
+
+/**
+ * @typedef {import('./transport/transport.js').Transport} Transport
+ * @typedef {import('./transport/transport.js').TransportKind} TransportKind
+ * @typedef {'auto' | TransportKind} Choice
+ */
+
+/** A session that had to start on a WebSocket tries WebTransport again after this, doubling. */
+export const PROMOTE_FIRST_MS = 30_000;
+export const PROMOTE_MAX_MS = 10 * 60_000;
+/** After WebTransport stopped moving, it is left alone for so long, doubling. */
+export const DEMOTED_FIRST_MS = 60_000;
+export const DEMOTED_MAX_MS = 30 * 60_000;
+/** WebTransport that worked for so long before it stalled was not itself at fault. */
+const PROVEN_MS = 5 * 60_000;
+/** So many stalls in a row and WebTransport is left alone. */
+const STALLS_MAX = 2;
+
+/**
+ * @typedef {object} Effects
+ * @property {(choice: Choice, signal: AbortSignal) => Promise<Transport>} dial
+ * @property {(transport: Transport) => void} opened
+ * @property {(error: HandoverError, retryInMs: number | null) => void} failed null: nothing
+ *   is lost by it, and it is not tried again by itself
+ * @property {() => boolean} canPromote whether WebTransport exists here
+ * @property {() => number} now milliseconds, monotonic
+ * @property {() => number} [random]
+ */
+
+export class Reconnector {
+  /**
+   * @param {Effects} effects
+   * @param {Choice} choice
+   */
+  constructor(effects, choice) {
+    this.effects = effects;
+    this.choice = choice;
+    const { random } = effects;
+    this.backoff = new Backoff({ random });
+    this.promotion = new Backoff({ random, first: PROMOTE_FIRST_MS, max: PROMOTE_MAX_MS, eager: false });
+    this.demotions = 0;
+    this.stalls = 0;
+    /** WebTransport is not tried before this. */
+    this.shunUntil = -Infinity;
+    /** @type {AbortController | null} the dial under way */
+    this.dialing = null;
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    this.timer = undefined;
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    this.promoting = undefined;
+    /** Nothing is dialled before this. */
+    this.heldUntil = -Infinity;
+    /** @type {{kind: TransportKind, since: number} | null} what carries the session */
+    this.carrier = null;
+    /** Whether a connection of ours is greeting. */
+    this.greeting = false;
+    this.stopped = false;
+  }
+
+  get isShunning() {
+    return this.effects.now() < this.shunUntil;
+  }
+
+  /**
+   * A session is carried by this transport.
+   * @param {TransportKind} kind
+   */
+  live(kind) {
+    this.greeting = false;
+    this.dialing?.abort();
+    this.dialing = null;
+    this.carrier = { kind, since: this.effects.now() };
+    this.backoff.reset();
+    clearTimeout(this.timer);
+    this.timer = undefined;
+    if (kind === 'webtransport') this.promotion.reset();
+    this.planPromotion();
+  }
+
+  /**
+   * Nothing carries the session any more: dials at once, then with growing pauses.
+   * @param {number} [retryAfter]
+   */
+  lost(retryAfter) {
+    this.carrier = null;
+    clearTimeout(this.promoting);
+    if (this.dialing === null && !this.greeting) this.schedule(this.backoff.next(retryAfter));
+  }
+
+  /**
+   * The greeting of a connection came to nothing.
+   * @param {Transport | undefined} transport
+   * @param {{retryAfter?: number, timedOut: boolean, reason?: string}} why
+   */
+  refused(transport, { retryAfter, timedOut, reason }) {
+    this.greeting = false;
+    // It opened and then did not move: what some browsers do when flow control breaks.
+    if (timedOut && transport?.kind === 'webtransport') this.shun();
+    const error = new HandoverError('unreachable', reason ?? 'the connection broke');
+    if (this.carrier !== null) {
+      this.effects.failed(error, null);
+      return this.planPromotion();
+    }
+    const wait = this.backoff.next(retryAfter);
+    this.effects.failed(error, wait);
+    this.schedule(wait);
+  }
+
+  /** What carries the session has gone silent: look for another way beside it. */
+  stalled() {
+    if (this.carrier?.kind === 'webtransport' && this.choice === 'auto') {
+      // Once may be the network; twice without a long good time between is the transport.
+      const proven = this.effects.now() - this.carrier.since > PROVEN_MS;
+      this.stalls = proven ? 1 : this.stalls + 1;
+      if (this.stalls >= STALLS_MAX) this.shun();
+    }
+    this.dialNow();
+  }
+
+  shun() {
+    const pause = Math.min(DEMOTED_MAX_MS, DEMOTED_FIRST_MS * 2 ** this.demotions);
+    this.demotions += 1;
+    this.stalls = 0;
+    this.shunUntil = this.effects.now() + pause;
+  }
+
+  /** The network may be another one: dial without delay, whatever the last pause was. */
+  hinted() {
+    this.backoff.reset();
+    this.promotion.reset();
+    this.shunUntil = -Infinity;
+    this.demotions = 0;
+    this.dialNow();
+  }
+
+  /**
+   * The gateway will be gone: move within the time it gives.
+   * @param {number} inMs
+   */
+  draining(inMs) {
+    this.schedule(inMs);
+  }
+
+  /**
+   * From now on only this transport will do; moves to it at once if need be.
+   * @param {Choice} choice
+   */
+  choose(choice) {
+    this.choice = choice;
+    this.shunUntil = -Infinity;
+    if (choice === 'auto' || this.carrier?.kind !== choice) this.dialNow();
+  }
+
+  /**
+   * Dials nothing for a while.
+   * @param {number} ms
+   */
+  hold(ms) {
+    this.heldUntil = this.effects.now() + ms;
+  }
+
+  stop() {
+    this.stopped = true;
+    clearTimeout(this.timer);
+    clearTimeout(this.promoting);
+    this.dialing?.abort();
+  }
+
+  dialNow() {
+    this.dialing?.abort();
+    this.dialing = null;
+    this.schedule(0);
+  }
+
+  /** @param {number} wait */
+  schedule(wait) {
+    if (this.stopped) return;
+    clearTimeout(this.timer);
+    const held = this.heldUntil - this.effects.now();
+    const delay = Math.max(wait, held);
+    if (delay <= 0) void this.dial(this.effective());
+    else this.timer = setTimeout(() => void this.dial(this.effective()), delay);
+  }
+
+  /** @returns {Choice} */
+  effective() {
+    return this.choice === 'auto' && this.isShunning ? 'websocket' : this.choice;
+  }
+
+  /** @param {Choice} choice */
+  async dial(choice) {
+    if (this.stopped || this.dialing !== null) return;
+    this.timer = undefined;
+    const dialing = new AbortController();
+    this.dialing = dialing;
+    try {
+      const transport = await this.effects.dial(choice, dialing.signal);
+      if (this.dialing !== dialing) return transport.abort();
+      this.dialing = null;
+      this.greeting = true;
+      this.effects.opened(transport);
+    } catch (error) {
+      if (this.dialing !== dialing) return;
+      this.dialing = null;
+      const failure = error instanceof HandoverError ? error : new HandoverError('unreachable', String(error), { cause: error });
+      if (this.carrier !== null) {
+        this.effects.failed(failure, null);
+        return this.planPromotion();
+      }
+      const wait = this.backoff.next();
+      this.effects.failed(failure, wait);
+      this.schedule(wait);
+    }
+  }
+
+  /** Plans to move from a WebSocket to WebTransport, in case it works by then. */
+  planPromotion() {
+    clearTimeout(this.promoting);
+    if (this.stopped || this.choice !== 'auto' || this.carrier?.kind !== 'websocket') return;
+    if (!this.effects.canPromote()) return;
+    const shunned = Math.max(0, this.shunUntil - this.effects.now());
+    this.promoting = setTimeout(() => {
+      if (this.carrier?.kind === 'websocket') void this.dial('webtransport');
+    }, shunned + PROMOTE_FIRST_MS / 2 + this.promotion.next());
+  }
+}
