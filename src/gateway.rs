@@ -24,51 +24,17 @@ use crate::broker::memory::MemoryBroker;
 use crate::clock::Clock;
 use crate::config::{Addresses, Caller, Config};
 use crate::connection;
+use crate::error::{Socket, StartError};
 use crate::http::{IdentityStatement, Site, Status};
 use crate::router::Router;
 use crate::router::mailbox::Notice;
 use crate::telemetry::Metrics;
-use crate::tls::{Identity, TlsError};
+use crate::tls::{Identity, Tls};
 use crate::transport::accept::{
     Acceptor, Admitted, Attach, Gate, Refused, TcpTls, accept_quic, accept_tcp, bind_tcp,
 };
-use crate::transport::webtransport::{QuicError, bind_udp, endpoint, server_config};
+use crate::transport::webtransport::{BoundUdp, bind_udp, endpoint, server_config};
 use crate::transport::{self, Kind, Transport};
-
-/// Why the gateway did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// No identity.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// No QUIC with these settings.
-    #[error(transparent)]
-    Quic(#[from] QuicError),
-    /// An address cannot be listened on.
-    #[error("cannot listen on {protocol} {address}: {}", reason(.source))]
-    Bind {
-        /// `UDP` or `TCP`.
-        protocol: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// What the system says.
-        source: io::Error,
-    },
-}
-
-/// What to make of the system's word.
-fn reason(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            "another process has it; stop that one or choose another port".to_owned()
-        }
-        io::ErrorKind::PermissionDenied => {
-            "not permitted; ports below 1024 need root or CAP_NET_BIND_SERVICE".to_owned()
-        }
-        io::ErrorKind::AddrNotAvailable => "this machine has no such address".to_owned(),
-        _ => error.to_string(),
-    }
-}
 
 /// A running gateway.
 pub struct Gateway {
@@ -76,7 +42,7 @@ pub struct Gateway {
     listening: Vec<SocketAddr>,
     /// Where plain HTTP listens.
     http: Vec<SocketAddr>,
-    identity: Arc<Identity>,
+    tls: Arc<Tls>,
     router: Router,
     endpoints: Vec<Endpoint>,
     draining: Arc<AtomicBool>,
@@ -103,15 +69,16 @@ impl Gateway {
     pub async fn start(config: Config) -> Result<Gateway, StartError> {
         let clock = Clock::start();
         let metrics = Arc::new(Metrics::default());
-        let identity = Arc::new(Identity::open(&config.identity, &config.listen.list, clock)?);
-        metrics.certificate(identity.current().expires);
+        let now = clock.unix_now();
+        let tls = Arc::new(Tls::open(&config.identity, &config.listen.list, now)?);
 
         let settings = transport::Settings {
             heartbeat: config.heartbeat,
             message_bytes: config.limits.message_bytes as usize,
         };
-        let quic = server_config(&identity.server_config_quic(), settings)?;
-        let bound = bind_all(&config.listen)?;
+        let quic = server_config(&tls.quic(), settings)
+            .map_err(|error| StartError::Quic(error.to_string()))?;
+        let bound = bind_all(&config.listen, &metrics)?;
         let http = bind_http(&config.http)?;
 
         let (tasks, connections) = (TaskTracker::new(), TaskTracker::new());
@@ -127,7 +94,7 @@ impl Gateway {
             tasks.clone(),
             stopping.clone(),
         );
-        tasks.spawn(identity.clone().keep_fresh(metrics.clone(), stopping.clone()));
+        tasks.spawn(tls.clone().keep_fresh(clock, metrics.clone(), stopping.clone()));
 
         let shared = Arc::new(connection::Shared {
             settings: server::Settings {
@@ -143,40 +110,38 @@ impl Gateway {
             metrics: metrics.clone(),
         });
         let origins = config.origins;
-        let gate = Gate::new(
-            config.capacity.connections,
-            config.capacity.ungreeted,
-            move |visitor| {
+        let gate =
+            Gate::new(config.capacity.connections, config.capacity.ungreeted, move |visitor| {
                 origins.allow(Caller {
                     origin: visitor.origin,
                     authority: visitor.authority,
                     address: visitor.address,
                     encrypted: visitor.encrypted,
                 })
-            },
-        );
+            });
         let gate = Arc::new(gate);
         let draining = Arc::new(AtomicBool::new(false));
         let port = bound.first().map_or(0, |(address, ..)| address.port());
-        let status = GatewayStatus { identity: identity.clone(), port, draining: draining.clone() };
+        let status = GatewayStatus { tls: tls.clone(), port, draining: draining.clone() };
         let site = Arc::new(Site {
             gate: gate.clone(),
             metrics: metrics.clone(),
             status: Arc::new(status),
         });
-        let attach = Arc::new(Connections { shared, metrics: metrics.clone(), tasks: connections.clone() });
+        let attach =
+            Arc::new(Connections { shared, metrics: metrics.clone(), tasks: connections.clone() });
         let acceptor =
-            Acceptor { gate, settings, attach, tasks: tasks.clone(), stop: closed.clone() };
+            Acceptor { clock, gate, settings, attach, tasks: tasks.clone(), stop: closed.clone() };
 
-        let tls = TcpTls::new(&identity.server_config_tcp());
+        let over_tls = TcpTls::new(&tls.tcp());
         let mut endpoints = Vec::new();
         let listening = bound.iter().map(|(address, ..)| *address).collect();
         for (address, udp, tcp) in bound {
-            let failed = |source| StartError::Bind { protocol: "UDP", address, source };
+            let failed = |source| StartError::Bind { socket: Socket::Udp, address, source };
             let endpoint = endpoint(udp, quic.clone()).map_err(failed)?;
             endpoints.push(endpoint.clone());
             tasks.spawn(accept_quic(endpoint, acceptor.clone()));
-            tasks.spawn(accept_tcp(tcp, Some(tls.clone()), site.clone(), acceptor.clone()));
+            tasks.spawn(accept_tcp(tcp, Some(over_tls.clone()), site.clone(), acceptor.clone()));
         }
         let plain = http.iter().map(|(address, _)| *address).collect();
         for (_, tcp) in http {
@@ -185,7 +150,7 @@ impl Gateway {
         Ok(Gateway {
             listening,
             http: plain,
-            identity,
+            tls,
             router,
             endpoints,
             draining,
@@ -208,8 +173,8 @@ impl Gateway {
     }
 
     /// The certificate in use.
-    pub fn identity(&self) -> &Identity {
-        &self.identity
+    pub fn identity(&self) -> Identity {
+        self.tls.identity()
     }
 
     /// Lets nobody in any more, asks everybody to go, waits for that, then cuts who is left
@@ -218,7 +183,8 @@ impl Gateway {
         self.draining.store(true, Ordering::Release);
         self.closed.cancel();
         let spread = u64::try_from(self.drain_timeout.as_millis() / 2).unwrap_or(u64::MAX);
-        self.router.tell_all(|random| Notice::Draining { reconnect_in: random.below(spread.max(1)) });
+        self.router
+            .tell_all(|random| Notice::Draining { reconnect_in: random.below(spread.max(1)) });
         self.connections.close();
         let left = tokio::time::timeout(self.drain_timeout, self.connections.wait()).await;
         let drained = match left {
@@ -274,14 +240,14 @@ impl Attach for Connections {
 
 /// What the HTTP side tells about the gateway.
 struct GatewayStatus {
-    identity: Arc<Identity>,
+    tls: Arc<Tls>,
     port: u16,
     draining: Arc<AtomicBool>,
 }
 
 impl Status for GatewayStatus {
     fn identity(&self) -> Option<IdentityStatement> {
-        let current = self.identity.current();
+        let current = self.tls.identity();
         current.self_made.then(|| IdentityStatement {
             algorithm: "sha-256",
             value: current.hash_base64(),
@@ -297,86 +263,73 @@ impl Status for GatewayStatus {
 
 type Bound = (SocketAddr, UdpSocket, TcpListener);
 
-/// Binds UDP and TCP of every address. Port 0 is chosen once, by TCP, and shared by all.
-fn bind_all(addresses: &Addresses) -> Result<Vec<Bound>, StartError> {
+/// A port that is free for TCP may be taken for UDP: with port 0 the system is asked again.
+const PORT_TRIES: usize = 16;
+
+/// Binds UDP and TCP of every address. Port 0 is chosen once and shared by all.
+fn bind_all(addresses: &Addresses, metrics: &Metrics) -> Result<Vec<Bound>, StartError> {
     let mut bound: Vec<Bound> = Vec::new();
-    let mut chosen = None;
-    for &address in &addresses.list {
-        let v6_only = addresses.v6_only(address);
-        match bind_both(address, chosen, v6_only) {
-            Ok(sockets) => {
-                if address.port() == 0 {
-                    chosen = Some(sockets.0.port());
-                }
-                bound.push(sockets);
+    let mut smallest = usize::MAX;
+    for &wanted in &addresses.list {
+        let chosen = bound.iter().map(|(address, ..)| address.port()).next();
+        let port = if wanted.port() == 0 { chosen.unwrap_or(0) } else { wanted.port() };
+        let address = SocketAddr::new(wanted.ip(), port);
+        match bind_both(address, addresses.v6_only(wanted)) {
+            Ok((address, udp, tcp)) => {
+                smallest = smallest.min(udp.receive_buffer);
+                bound.push((address, udp.socket, tcp));
             }
-            Err(StartError::Bind { source, .. })
-                if addresses.by_default && is_family_missing(&source) =>
-            {
+            Err(error) if addresses.by_default && error.is_absent_address() => {
                 tracing::info!(%address, "this machine has no such address; left out");
             }
             Err(error) => return Err(error),
         }
     }
+    if bound.is_empty() {
+        return Err(StartError::NoAddress);
+    }
+    metrics.udp_receive_buffer(smallest);
     Ok(bound)
 }
 
 fn bind_both(
     wanted: SocketAddr,
-    chosen: Option<u16>,
     v6_only: bool,
-) -> Result<Bound, StartError> {
-    let failed = |protocol, address| move |source| StartError::Bind { protocol, address, source };
-    // A port that is free for TCP may be taken for UDP: with port 0 the system is asked again.
-    const TRIES: usize = 16;
-    let mut last = None;
-    for _ in 0..TRIES {
-        let mut address = wanted;
-        if let (0, Some(port)) = (wanted.port(), chosen) {
-            address.set_port(port);
-        }
-        let tcp = bind_tcp(address, v6_only).map_err(failed("TCP", address))?;
-        let address = tcp.local_addr().map_err(failed("TCP", address))?;
+) -> Result<(SocketAddr, BoundUdp, TcpListener), StartError> {
+    let mut tries = if wanted.port() == 0 { PORT_TRIES } else { 1 };
+    loop {
+        let of = |socket, address| move |source| StartError::Bind { socket, address, source };
+        let tcp = bind_tcp(wanted, v6_only).map_err(of(Socket::Tcp, wanted))?;
+        let address = tcp.local_addr().map_err(of(Socket::Tcp, wanted))?;
+        tries -= 1;
         match bind_udp(address, v6_only) {
             Ok(udp) => {
                 tracing::debug!(
                     %address, receive = udp.receive_buffer, send = udp.send_buffer,
                     "udp buffers the system granted"
                 );
-                return Ok((address, udp.socket, tcp));
+                return Ok((address, udp, tcp));
             }
-            Err(source) => {
-                let again = wanted.port() == 0
-                    && chosen.is_none()
-                    && source.kind() == io::ErrorKind::AddrInUse;
-                last = Some(failed("UDP", address)(source));
-                if !again {
-                    break;
-                }
-            }
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries > 0 => {}
+            Err(source) => return Err(of(Socket::Udp, address)(source)),
         }
     }
-    let nothing = || io::Error::from(io::ErrorKind::AddrInUse);
-    Err(last.unwrap_or_else(|| failed("UDP", wanted)(nothing())))
 }
 
 fn bind_http(addresses: &Addresses) -> Result<Vec<(SocketAddr, TcpListener)>, StartError> {
-    let mut bound = Vec::new();
+    let mut bound: Vec<(SocketAddr, TcpListener)> = Vec::new();
     for &wanted in &addresses.list {
-        let failed = |source| StartError::Bind { protocol: "TCP", address: wanted, source };
-        match bind_tcp(wanted, addresses.v6_only(wanted)) {
-            Ok(tcp) => bound.push((tcp.local_addr().map_err(failed)?, tcp)),
-            Err(source) if addresses.by_default && is_family_missing(&source) => {
-                tracing::info!(address = %wanted, "this machine has no such address; left out");
+        let chosen = bound.iter().map(|(address, _)| address.port()).next();
+        let port = if wanted.port() == 0 { chosen.unwrap_or(0) } else { wanted.port() };
+        let address = SocketAddr::new(wanted.ip(), port);
+        let of = |source| StartError::Bind { socket: Socket::Http, address, source };
+        match bind_tcp(address, addresses.v6_only(wanted)).map_err(of) {
+            Ok(tcp) => bound.push((tcp.local_addr().map_err(of)?, tcp)),
+            Err(error) if addresses.by_default && error.is_absent_address() => {
+                tracing::info!(%address, "this machine has no such address; left out");
             }
-            Err(source) => return Err(failed(source)),
+            Err(error) => return Err(error),
         }
     }
     Ok(bound)
-}
-
-/// Whether the machine lacks the address or its whole family, as containers lack IPv6.
-fn is_family_missing(error: &io::Error) -> bool {
-    const EAFNOSUPPORT: i32 = 97;
-    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT)
 }

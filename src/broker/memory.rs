@@ -11,9 +11,7 @@ use handover_protocol::time::Time;
 use handover_protocol::wire::{Epoch, ErrorCode, LogLane, PerLane, RoomName, SessionId};
 use subtle::ConstantTimeEq;
 
-use super::{
-    Broker, Change, Done, ResumeError, RoomOp, RoomState, SessionRecord, Unavailable,
-};
+use super::{Broker, Change, Done, ResumeError, RoomOp, RoomState, SessionRecord, Unavailable};
 
 /// Rooms and sessions of one process.
 #[derive(Debug)]
@@ -144,11 +142,7 @@ impl Broker for MemoryBroker {
         Ok(())
     }
 
-    async fn remove_if_empty(
-        &self,
-        now: Time,
-        room: &RoomName,
-    ) -> Result<bool, Unavailable> {
+    async fn remove_if_empty(&self, now: Time, room: &RoomName) -> Result<bool, Unavailable> {
         let mut state = self.state();
         let Some(kept) = state.rooms.get_mut(room) else { return Ok(true) };
         if kept.room.empty_for(now).is_none_or(|empty| empty < ROOM_LINGER) {

@@ -150,7 +150,12 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     async fn end(&self, session: SessionId) -> Result<(), Unavailable>;
 
     /// The room's state; a new life named `fresh` if it has none.
-    async fn load(&self, now: Time, room: &RoomName, fresh: Epoch) -> Result<RoomState, Unavailable>;
+    async fn load(
+        &self,
+        now: Time,
+        room: &RoomName,
+        fresh: Epoch,
+    ) -> Result<RoomState, Unavailable>;
 
     /// Applies changes of one room, one after another.
     async fn apply(
@@ -167,6 +172,5 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// is gone.
     ///
     /// [`limits::ROOM_LINGER`]: handover_protocol::limits::ROOM_LINGER
-    async fn remove_if_empty(&self, now: Time, room: &RoomName)
-    -> Result<bool, Unavailable>;
+    async fn remove_if_empty(&self, now: Time, room: &RoomName) -> Result<bool, Unavailable>;
 }

@@ -4,6 +4,8 @@
 //! stream comes out together with what was read ahead of it.
 
 pub mod pages;
+#[cfg(test)]
+mod tests;
 pub mod upgrade;
 
 use std::convert::Infallible;
@@ -25,7 +27,7 @@ use serde::Serialize;
 
 use crate::telemetry::{self, Metrics};
 use crate::transport::accept::{
-    Admitted, Entered, Gate, ServeTcp, TcpCaller, TcpIo, Upgraded, Visitor,
+    Admitted, Entered, Gate, Refused, ServeTcp, TcpCaller, TcpIo, Upgraded, Visitor,
 };
 
 /// A request's head must have come by then.
@@ -135,7 +137,13 @@ fn answer(
             open_websocket(&mut request, via, site, &mut upgrading)
         }
         "/v1/identity" => match site.status.identity() {
-            Some(identity) => json(StatusCode::OK, &identity),
+            Some(identity) => {
+                // Pages served from elsewhere on this machine need it too, and it is public.
+                let mut response = json(StatusCode::OK, &identity);
+                let anyone = HeaderValue::from_static("*");
+                response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, anyone);
+                response
+            }
             None => text(StatusCode::NOT_FOUND, "the certificate is not self-made\n"),
         },
         "/healthz" => match site.status.unready() {
@@ -170,6 +178,7 @@ fn open_websocket(
     let handshake = match upgrade::read(request.headers()) {
         Ok(handshake) => handshake,
         Err(refusal) => {
+            site.metrics.connection_refused(Refused::Codec.name());
             let mut response = text(refusal.status, refusal.text);
             if refusal.status == StatusCode::UPGRADE_REQUIRED {
                 let headers = response.headers_mut();
@@ -180,12 +189,17 @@ fn open_websocket(
         }
     };
     if !site.gate.allows(visitor) {
+        site.metrics.connection_refused(Refused::Origin.name());
         return text(StatusCode::FORBIDDEN, "this origin may not connect\n");
     }
     let entered = upgrading.entered.take().filter(|_| site.status.unready().is_none());
     let Some(Ok(admitted)) = entered.map(|entered| site.gate.admit(entered)) else {
+        site.metrics.connection_refused(Refused::Capacity.name());
         let mut response = text(StatusCode::SERVICE_UNAVAILABLE, "no capacity\n");
-        response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_S);
+        let headers = response.headers_mut();
+        headers.insert(header::RETRY_AFTER, RETRY_AFTER_S);
+        // Its place among the set-ups is gone, so it may not stay.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         return response;
     };
     let upgrade = hyper::upgrade::on(request);

@@ -1,5 +1,7 @@
 //! The opening handshake of a WebSocket (RFC 6455, section 4.2), up to the answer.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use handover_protocol::wire::Codec;
 use http::header::{
     CONNECTION, HeaderMap, HeaderName, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
@@ -7,6 +9,9 @@ use http::header::{
 };
 use http::{HeaderValue, StatusCode};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+/// What `Sec-WebSocket-Key` holds.
+const KEY_BYTES: usize = 16;
 
 /// What a client is refused with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,15 +45,16 @@ pub fn read(headers: &HeaderMap) -> Result<Handshake, Refusal> {
     let Some(key) = headers.get(SEC_WEBSOCKET_KEY) else {
         return refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing\n");
     };
+    if !STANDARD.decode(key).is_ok_and(|key| key.len() == KEY_BYTES) {
+        return refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is not 16 bytes in base64\n");
+    }
     let accept = derive_accept_key(key.as_bytes());
     let offered: Vec<&str> = tokens(headers, SEC_WEBSOCKET_PROTOCOL).collect();
     if offered.is_empty() {
         return Ok(Handshake { codec: Codec::Json, accept, protocol: None });
     }
     match offered.into_iter().find_map(Codec::from_subprotocol) {
-        Some(codec) => {
-            Ok(Handshake { codec, accept, protocol: Some(codec.subprotocol()) })
-        }
+        Some(codec) => Ok(Handshake { codec, accept, protocol: Some(codec.subprotocol()) }),
         None => refuse(
             StatusCode::BAD_REQUEST,
             "sub-protocols spoken here: handover.v1.json, handover.v1.bincode\n",

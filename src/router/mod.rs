@@ -307,7 +307,10 @@ impl Router {
 }
 
 impl Sessions {
-    fn poll_due(&mut self, now: handover_protocol::time::Time) -> Option<(Due, Author, Vec<RoomName>)> {
+    fn poll_due(
+        &mut self,
+        now: handover_protocol::time::Time,
+    ) -> Option<(Due, Author, Vec<RoomName>)> {
         loop {
             let due = self.presence.poll_due(now)?;
             let (Due::Away(session) | Due::Expired(session)) = due;

@@ -150,11 +150,7 @@ struct LiveRoom {
 }
 
 impl LiveRoom {
-    async fn run(
-        mut self,
-        mut signal: mpsc::Receiver<Command>,
-        mut bulk: mpsc::Receiver<Command>,
-    ) {
+    async fn run(mut self, mut signal: mpsc::Receiver<Command>, mut bulk: mpsc::Receiver<Command>) {
         self.shared.metrics.rooms.inc();
         let stopping = self.shared.stopping.clone();
         let tidy = tokio::time::sleep(TIDY_EVERY);
@@ -175,7 +171,9 @@ impl LiveRoom {
                 }
             }
             for mailbox in [&mut signal, &mut bulk] {
-                while batch.len() < BATCH_MAX && let Ok(command) = mailbox.try_recv() {
+                while batch.len() < BATCH_MAX
+                    && let Ok(command) = mailbox.try_recv()
+                {
                     batch.push(command);
                 }
             }
@@ -183,7 +181,9 @@ impl LiveRoom {
             // mailbox: a member sent them, so they go first.
             if batch.iter().any(Command::ends_membership) {
                 let mut before = Vec::new();
-                while before.len() < MAILBOX_MAX && let Ok(command) = bulk.try_recv() {
+                while before.len() < MAILBOX_MAX
+                    && let Ok(command) = bulk.try_recv()
+                {
                     before.push(command);
                 }
                 before.append(&mut batch);
@@ -248,8 +248,11 @@ impl LiveRoom {
         if let Some(log) = &self.log {
             return Ok(log.clone());
         }
-        let fresh = self.shared.identifiers.epoch().map_err(|error| Unavailable(error.to_string()))?;
-        let log = Arc::new(LiveLog::new(self.shared.broker.load(self.shared.clock.now(), &self.name, fresh).await?));
+        let fresh =
+            self.shared.identifiers.epoch().map_err(|error| Unavailable(error.to_string()))?;
+        let log = Arc::new(LiveLog::new(
+            self.shared.broker.load(self.shared.clock.now(), &self.name, fresh).await?,
+        ));
         self.log = Some(log.clone());
         Ok(log)
     }
@@ -414,7 +417,11 @@ impl LiveRoom {
         let broker = &self.shared.broker;
         let tidied = async {
             broker.trim(now, &self.name).await?;
-            if self.seats.is_empty() { broker.remove_if_empty(now, &self.name).await } else { Ok(false) }
+            if self.seats.is_empty() {
+                broker.remove_if_empty(now, &self.name).await
+            } else {
+                Ok(false)
+            }
         };
         tidied.await.unwrap_or_else(|unavailable| {
             tracing::warn!(room = %self.name, error = %unavailable, "room not tidied");
@@ -423,11 +430,7 @@ impl LiveRoom {
     }
 
     /// Takes the room out of the router's table unless somebody has turned to it meanwhile.
-    fn retire(
-        &mut self,
-        signal: &mpsc::Receiver<Command>,
-        bulk: &mpsc::Receiver<Command>,
-    ) -> bool {
+    fn retire(&mut self, signal: &mpsc::Receiver<Command>, bulk: &mpsc::Receiver<Command>) -> bool {
         // The broker gives the next life a new epoch, so this life's log is of no more use.
         self.log = None;
         let mut rooms = self.shared.rooms();
