@@ -175,7 +175,13 @@ fn what_breaks_the_rules_is_refused_as_documented() {
         };
         let outcome = match error.expect_err(&input.name) {
             DecodeError::Unparseable { .. } => ("unparseable", Reference::default()),
-            DecodeError::Refused { code, reference, message } => {
+            DecodeError::Refused { code, reference, message, is_hello } => {
+                let hello = match codec {
+                    Codec::Json => bytes.windows(7).any(|text| text == b"\"hello\""),
+                    Codec::Bincode => bytes[0] == 0,
+                };
+                let hello = hello && input.direction == Direction::Client;
+                assert_eq!(is_hello, hello, "{}", input.name);
                 assert!(message.len() < 200, "{}: a message is a short sentence", input.name);
                 (code.name(), reference)
             }

@@ -530,7 +530,7 @@ pub struct IceServer {
 }
 
 /// See [`ServerMessage::Error`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Error {
     /// For programs.
     pub code: ErrorCode,
@@ -540,10 +540,10 @@ pub struct Error {
     #[serde(flatten)]
     pub reference: Reference,
     /// Milliseconds after which to try again.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<u64>,
     /// The `seq` to go on from, with `seq_gap`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub expected: Option<u64>,
 }
 

@@ -11,6 +11,8 @@ pub mod message;
 pub use close::CloseCode;
 pub use codec::{Codec, DecodeError};
 pub use error::ErrorCode;
-pub use id::{Epoch, Lane, LogLane, PeerId, PerLane, Position, RoomName, Secret, SessionId, UserId};
+pub use id::{
+    Epoch, Lane, LogLane, PeerId, PerLane, Position, RoomName, Secret, SessionId, UserId,
+};
 pub use json::Json;
 pub use message::{ClientMessage, ServerMessage};

@@ -15,10 +15,11 @@ use serde_json::value::RawValue;
 
 use super::DecodeError;
 use super::field::{self, Refusal};
+use crate::wire::error::ErrorCode;
 use crate::wire::frame::Frame;
 use crate::wire::id::{LogLane, RoomName, Secret};
 use crate::wire::message::{
-    ClientMessage, Hello, Positions, Reference, Resume, Send, ServerMessage, VERSION,
+    ClientMessage, Error, Hello, Positions, Reference, Resume, Send, ServerMessage, VERSION,
 };
 
 #[allow(clippy::expect_used, reason = "the writer is memory and every map key is a text")]
@@ -29,7 +30,10 @@ pub(super) fn encode(message: &impl Serialize) -> Frame {
 
 pub(super) fn decode_client(payload: &[u8]) -> Result<ClientMessage, DecodeError> {
     let fields = scan(payload)?;
-    client(&fields).map_err(|refusal| DecodeError::refused(refusal, fields.reference()))
+    client(&fields).map_err(|refusal| match fields.kind().as_deref() {
+        Ok("hello") => DecodeError::refused_hello(refusal),
+        _ => DecodeError::refused(refusal, fields.reference()),
+    })
 }
 
 pub(super) fn decode_server(payload: &[u8]) -> Result<ServerMessage, DecodeError> {
@@ -137,7 +141,7 @@ impl<'a> Fields<'a> {
         match self.kind().as_deref() {
             Ok("send") => reference.id = None,
             Ok("ephemeral") => reference = Reference { room: reference.room, ..<_>::default() },
-            Ok("hello" | "lane" | "bye") => reference = Reference::default(),
+            Ok("lane" | "bye") => reference = Reference::default(),
             Ok("join" | "leave" | "update" | "members" | "ice" | "refresh" | "ping") => {
                 reference = Reference { id: reference.id, ..<_>::default() };
             }
@@ -259,10 +263,32 @@ fn server(fields: &Fields<'_>) -> Result<ServerMessage, Refusal> {
         "ok" => ServerMessage::Ok { id: fields.id()? },
         "pong" => ServerMessage::Pong { id: fields.id()? },
         "ice" => ServerMessage::Ice(whole(fields)?),
-        "error" => ServerMessage::Error(whole(fields)?),
+        "error" => ServerMessage::Error(whole::<FlatError>(fields)?.into()),
         "close" => ServerMessage::Close(whole(fields)?),
         _ => return Err(Refusal::unknown_type()),
     })
+}
+
+/// [`Error`] as it is written. Serde's `flatten` would read unknown fields as well, and not
+/// every JSON value can be.
+#[derive(serde::Deserialize)]
+struct FlatError {
+    code: ErrorCode,
+    message: String,
+    id: Option<u64>,
+    room: Option<RoomName>,
+    lane: Option<LogLane>,
+    seq: Option<u64>,
+    retry_after: Option<u64>,
+    expected: Option<u64>,
+}
+
+impl From<FlatError> for Error {
+    fn from(flat: FlatError) -> Self {
+        let FlatError { code, message, id, room, lane, seq, retry_after, expected } = flat;
+        let reference = Reference { id, room, lane, seq };
+        Error { code, message, reference, retry_after, expected }
+    }
 }
 
 fn integer(name: &str, raw: &RawValue) -> Result<u64, Refusal> {

@@ -40,12 +40,20 @@ pub enum DecodeError {
         message: String,
         /// What is refused, as far as it could be read.
         reference: Reference,
+        /// Whether it is a `hello`: a connection may begin with nothing else, however wrong.
+        is_hello: bool,
     },
 }
 
 impl DecodeError {
     fn refused(refusal: Refusal, reference: Reference) -> Self {
-        DecodeError::Refused { code: refusal.code, message: refusal.message, reference }
+        let Refusal { code, message } = refusal;
+        DecodeError::Refused { code, message, reference, is_hello: false }
+    }
+
+    fn refused_hello(refusal: Refusal) -> Self {
+        let (Refusal { code, message }, reference) = (refusal, Reference::default());
+        DecodeError::Refused { code, message, reference, is_hello: true }
     }
 }
 

@@ -134,10 +134,9 @@ fn hello(reader: &mut Reader<'_>) -> Result<ClientMessage, DecodeError> {
     let version: u64 = reader.get()?;
     if version != VERSION {
         // Another version's fields are not ours to judge; its number is all that counts.
-        return finish(Reference::default(), || {
-            let version = field::integer("version", Some(version))?;
-            Ok(ClientMessage::Hello(Hello { version, ..Hello::default() }))
-        });
+        return field::integer("version", Some(version))
+            .map(|version| ClientMessage::Hello(Hello { version, ..Hello::default() }))
+            .map_err(DecodeError::refused_hello);
     }
     let (token, agent): (Option<&str>, Option<&str>) = reader.get()?;
     let resume = match reader.get()? {
@@ -145,29 +144,31 @@ fn hello(reader: &mut Reader<'_>) -> Result<ClientMessage, DecodeError> {
         true => {
             let (session, secret): (&str, &str) = reader.get()?;
             let rooms = reader.list(|reader| reader.get::<(&str, &str, u64, u64)>())?;
-            Some((session, secret, rooms))
+            Some(resume(session, secret, rooms).map_err(DecodeError::refused_hello)?)
         }
     };
-    finish(Reference::default(), || {
-        let token = token.map(|token| Secret::new(token.into()));
-        let resume = resume.map(|(session, secret, listed)| {
-            let mut rooms = BTreeMap::new();
-            for (name, epoch, signal, bulk) in listed {
-                let positions = Positions {
-                    epoch: field::epoch(epoch)?,
-                    signal: field::integer("signal", Some(signal))?,
-                    bulk: field::integer("bulk", Some(bulk))?,
-                };
-                if rooms.insert(field::room(name)?, positions).is_some() {
-                    return Err(Refusal::bad_request("a room is named twice in `resume`"));
-                }
-            }
-            let session = field::session(session)?;
-            Ok(Resume { session, secret: Secret::new(secret.into()), rooms })
-        });
-        let resume = resume.transpose()?;
-        Ok(ClientMessage::Hello(Hello { version, token, agent: agent.map(Into::into), resume }))
-    })
+    let token = token.map(|token| Secret::new(token.into()));
+    Ok(ClientMessage::Hello(Hello { version, token, agent: agent.map(Into::into), resume }))
+}
+
+fn resume(
+    session: &str,
+    secret: &str,
+    listed: Vec<(&str, &str, u64, u64)>,
+) -> Result<Resume, Refusal> {
+    let mut rooms = BTreeMap::new();
+    for (name, epoch, signal, bulk) in listed {
+        let positions = Positions {
+            epoch: field::epoch(epoch)?,
+            signal: field::integer("signal", Some(signal))?,
+            bulk: field::integer("bulk", Some(bulk))?,
+        };
+        if rooms.insert(field::room(name)?, positions).is_some() {
+            return Err(Refusal::bad_request("a room is named twice in `resume`"));
+        }
+    }
+    let session = field::session(session)?;
+    Ok(Resume { session, secret: Secret::new(secret.into()), rooms })
 }
 
 fn lane(number: u64) -> Result<LogLane, Refusal> {

@@ -120,3 +120,58 @@ impl Word for ResetReason {
 impl Word for QualityLevel {
     const TABLE: &'static [Self] = &[QualityLevel::Good, QualityLevel::Fair, QualityLevel::Poor];
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Deployed clients know these numbers, and a word outside its table would pass for 0.
+    #[test]
+    fn every_word_has_its_number() {
+        fn check<T: Word + std::fmt::Debug>(number: impl Fn(T) -> u32) {
+            for word in T::TABLE {
+                assert_eq!(word.number(), number(*word), "{word:?}");
+                assert_eq!(T::from_number(number(*word).into()), Some(*word));
+            }
+            assert_eq!(T::from_number(T::TABLE.len() as u64), None);
+        }
+        // Matches without a wildcard: a new word does not compile until it has a number here.
+        check(|lane| match lane {
+            LogLane::Signal => 0,
+            LogLane::Bulk => 1,
+        });
+        check(|code| match code {
+            ErrorCode::BadRequest => 0,
+            ErrorCode::UnsupportedVersion => 1,
+            ErrorCode::Unauthorized => 2,
+            ErrorCode::Forbidden => 3,
+            ErrorCode::SessionUnknown => 4,
+            ErrorCode::NotAMember => 5,
+            ErrorCode::NoSuchPeer => 6,
+            ErrorCode::RoomFull => 7,
+            ErrorCode::TooManyRooms => 8,
+            ErrorCode::TooLarge => 9,
+            ErrorCode::RateLimited => 10,
+            ErrorCode::SeqGap => 11,
+            ErrorCode::Unavailable => 12,
+            ErrorCode::Internal => 13,
+        });
+        check(|reason| match reason {
+            LeaveReason::Left => 0,
+            LeaveReason::Bye => 1,
+            LeaveReason::Expired => 2,
+            LeaveReason::Kicked => 3,
+        });
+        check(|reason| match reason {
+            ResetReason::Trimmed => 0,
+            ResetReason::Epoch => 1,
+            ResetReason::Unlisted => 2,
+            ResetReason::Ahead => 3,
+        });
+        check(|level| match level {
+            QualityLevel::Good => 0,
+            QualityLevel::Fair => 1,
+            QualityLevel::Poor => 2,
+        });
+    }
+}
