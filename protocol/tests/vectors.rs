@@ -87,7 +87,7 @@ fn from_hex(hex: &str) -> Vec<u8> {
         .filter(|c| !c.is_whitespace())
         .map(|c| c.to_digit(16).expect("a hexadecimal digit") as u8)
         .collect();
-    assert!(digits.len() % 2 == 0, "half a byte in {hex}");
+    assert!(digits.len().is_multiple_of(2), "half a byte in {hex}");
     digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
 }
 
