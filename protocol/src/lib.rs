@@ -10,6 +10,7 @@
 //! - [`session`]: both ends of a connection: [`session::server`] and its mirror
 //!   [`session::client`], and the outbox between a session and its transport.
 //! - [`limits`]: every bound, in one table.
+//! - `sim` (a feature): chance, links and a gateway made up, for simulations.
 //!
 //! # The one contract of every state machine
 //! A `handle_*` call gives it one input (and the time); afterwards the caller drains its
@@ -29,5 +30,7 @@
 pub mod limits;
 pub mod room;
 pub mod session;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod time;
 pub mod wire;

@@ -98,6 +98,16 @@ impl<L: RoomLog> Membership<L> {
         signal.into_iter().map(on(LogLane::Signal)).chain(bulk.into_iter().map(on(LogLane::Bulk)))
     }
 
+    /// Gives up what an ended membership still has for the bulk lane, but for its answers.
+    pub(super) fn void_bulk(&mut self) -> impl Iterator<Item = Frame> + use<L> {
+        let Lane { cursor, accepted, start, answers, .. } = &mut self.lanes.bulk;
+        if let Standing::Left(at) = &mut self.standing {
+            at.bulk = at.bulk.min(*cursor);
+        }
+        (*accepted, *start) = (None, false);
+        std::mem::take(answers).into_iter().map(|(_, frame)| frame)
+    }
+
     /// Whether a client that was told `applied` of a repeated send has passed its entry. If
     /// not, the `accepted` comes by itself.
     pub(super) fn has_passed(&self, lane: LogLane, applied: &Applied) -> bool {
@@ -170,8 +180,14 @@ impl<L: RoomLog> Membership<L> {
                     return Next::Frame(entry.frame(codec));
                 }
                 View::Skip => {
+                    if entry.offset - state.told >= POSITION_EVERY
+                        && let Some(applied) = state.accepted.take()
+                    {
+                        state.told = applied.offset;
+                        return encode(accepted(self.room.clone(), lane, &applied));
+                    }
                     state.cursor = entry.offset;
-                    if state.cursor - state.told >= POSITION_EVERY && state.accepted.is_none() {
+                    if state.cursor - state.told >= POSITION_EVERY {
                         state.told = state.cursor;
                         let (room, offset) = (self.room.clone(), state.cursor);
                         return encode(position(room, lane, epoch, offset, false));
@@ -206,6 +222,12 @@ pub(super) fn accepted(room: RoomName, lane: LogLane, applied: &Applied) -> Serv
     ServerMessage::Accepted(Accepted { room, lane, epoch, seq, offset })
 }
 
-fn position(room: RoomName, lane: LogLane, epoch: Epoch, offset: u64, start: bool) -> ServerMessage {
+fn position(
+    room: RoomName,
+    lane: LogLane,
+    epoch: Epoch,
+    offset: u64,
+    start: bool,
+) -> ServerMessage {
     ServerMessage::Position(PositionMark { room, lane, epoch, offset, start })
 }

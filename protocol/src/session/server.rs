@@ -93,10 +93,12 @@ pub struct OpenedRoom<L> {
 
 #[derive(Debug)]
 enum Phase {
-    /// No session yet. Everything but a `hello` is ignored after a refused one, because the
-    /// client may have sent it before it knew.
+    /// No session yet.
     Greeting {
         refused: u32,
+        /// A `hello` was refused: everything up to the next one is ignored, because the client
+        /// may have sent it before it knew.
+        ignoring: bool,
     },
     /// The session is being opened: nothing more is read until it is.
     Opening {
@@ -138,6 +140,8 @@ pub struct ServerSession<L> {
     notes: Vec<Note>,
     /// One request on a room at a time is with the router; sends are not counted.
     waiting: bool,
+    /// A `join` that waits for an ended membership to have said everything.
+    held_join: Option<(RoomName, Op)>,
     closing: Option<Close>,
 }
 
@@ -147,7 +151,7 @@ impl<L: RoomLog> ServerSession<L> {
         ServerSession {
             codec,
             streams,
-            phase: Phase::Greeting { refused: 0 },
+            phase: Phase::Greeting { refused: 0, ignoring: false },
             memberships: Vec::new(),
             news: PerLane::default(),
             turn: PerLane::default(),
@@ -156,6 +160,7 @@ impl<L: RoomLog> ServerSession<L> {
             actions: VecDeque::new(),
             notes: Vec::new(),
             waiting: false,
+            held_join: None,
             closing: None,
         }
     }
@@ -307,6 +312,9 @@ impl<L: RoomLog> ServerSession<L> {
             self.outbox.push(lane, frame);
         }
         self.actions.push_back(Action::Forget(membership.slot));
+        if let Some((room, op)) = self.held_join.take() {
+            self.join(room, op);
+        }
     }
 
     fn mark(&mut self, slot: Slot) {

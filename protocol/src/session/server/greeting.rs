@@ -15,8 +15,11 @@ use crate::wire::message::{
 };
 use crate::wire::{CloseCode, ErrorCode, Lane, LogLane};
 
+const NOT_HELLO: &str = "the first message must be hello";
+
 impl<L: RoomLog> ServerSession<L> {
-    pub(super) fn handle_greeting(&mut self, lane: Lane, message: ClientMessage, refused: u32) {
+    pub(super) fn handle_greeting(&mut self, lane: Lane, message: ClientMessage) {
+        let Phase::Greeting { refused, ignoring } = self.phase else { return };
         match message {
             ClientMessage::Hello(hello) if lane == Lane::Signal => {
                 if hello.version != VERSION {
@@ -28,8 +31,8 @@ impl<L: RoomLog> ServerSession<L> {
                 self.phase = Phase::Opening { listed: listed.unwrap_or_default(), refused };
                 self.actions.push_back(Action::Open(Box::new(hello)));
             }
-            _ if refused > 0 || lane == Lane::Ephemeral => {}
-            _ => self.violation("the first message must be hello".into()),
+            _ if ignoring || lane == Lane::Ephemeral => {}
+            _ => self.violation(NOT_HELLO.into()),
         }
     }
 
@@ -50,7 +53,7 @@ impl<L: RoomLog> ServerSession<L> {
         );
         if refusal.code.retry() == Retry::Later {
             // Not the client's fault: it may ask as often as it likes.
-            self.phase = Phase::Greeting { refused };
+            self.phase = Phase::Greeting { refused, ignoring: true };
             return;
         }
         self.count_refused_hello(refused);
@@ -59,19 +62,19 @@ impl<L: RoomLog> ServerSession<L> {
         }
     }
 
-    pub(super) fn refuse_hello(
-        &mut self,
-        refused: u32,
-        code: ErrorCode,
-        text: String,
-        about: Reference,
-    ) {
-        self.error(code, text, about);
-        self.count_refused_hello(refused);
+    /// A message that cannot be taken as it is.
+    pub(super) fn refuse_greeting(&mut self, code: ErrorCode, text: String, is_hello: bool) {
+        let Phase::Greeting { refused, ignoring } = self.phase else { return };
+        if is_hello {
+            self.error(code, text, None);
+            self.count_refused_hello(refused);
+        } else if !ignoring {
+            self.violation(NOT_HELLO.into());
+        }
     }
 
     fn count_refused_hello(&mut self, refused: u32) {
-        self.phase = Phase::Greeting { refused: refused + 1 };
+        self.phase = Phase::Greeting { refused: refused + 1, ignoring: true };
         if refused + 1 >= REFUSED_HELLOS_MAX {
             self.close(Close::new(CloseCode::Unauthorized));
         }

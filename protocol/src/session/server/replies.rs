@@ -16,14 +16,7 @@ const RETRY_AFTER_MS: u64 = 500;
 impl<L: RoomLog> ServerSession<L> {
     /// Takes a room's answer.
     pub fn handle_reply(&mut self, reply: Reply<L>) {
-        let answered = !matches!(
-            reply.outcome,
-            Outcome::Duplicate { .. }
-                | Outcome::Refused { about: About::Send { .. } | About::Ephemeral { .. }, .. }
-        );
-        if answered && !matches!(reply.outcome, Outcome::Snapshot { .. }) {
-            self.waiting = false;
-        }
+        self.waiting &= !answers_request(&reply.outcome);
         let found = self.memberships.iter().position(|m| m.slot == reply.slot);
         let Some(index) = found else { return };
         match reply.outcome {
@@ -55,6 +48,12 @@ impl<L: RoomLog> ServerSession<L> {
             Outcome::Snapshot { reason, snapshot, log } => {
                 self.reset(index, reason, snapshot, log);
             }
+            Outcome::Refused { about: About::Snapshot, refusal, .. } => {
+                // Without a snapshot nothing more can be told of the room. The client comes
+                // back and resumes, later and later while it fails.
+                let reason = format!("a room could not be read: {}", refusal.message);
+                self.close(Close { reason, ..Close::new(CloseCode::Internal) });
+            }
             Outcome::Refused { about, refusal, at } => {
                 let room = self.memberships[index].room.clone();
                 if let (About::Join { .. }, Standing::Joining) =
@@ -72,19 +71,13 @@ impl<L: RoomLog> ServerSession<L> {
         let room = self.memberships[index].room.clone();
         let Snapshot { positions, seq, members } = snapshot;
         let Positions { epoch, signal, bulk } = positions;
-        let message = Joined { id, room: room.clone(), epoch, signal, bulk, seq, members };
+        let message = Joined { id, room, epoch, signal, bulk, seq, members };
         let frame = self.codec.encode_server(&ServerMessage::Joined(message));
         let Some(log) = start else {
             return self.answer_behind(index, LogLane::Signal, signal, frame);
         };
         let slot = self.memberships[index].slot;
         self.memberships[index].follow(log, positions, true);
-        // What an ended membership of the same room still had for the bulk lane would come
-        // behind this one's start: it is void.
-        let ended = self.memberships.iter().position(|m| m.room == room && m.slot != slot);
-        if let Some(ended) = ended {
-            self.remove(ended);
-        }
         self.outbox.push(LogLane::Signal, frame);
         self.mark(slot);
     }
@@ -178,5 +171,19 @@ impl<L: RoomLog> ServerSession<L> {
         let (retry_after, expected) = (None, None);
         let error = message::Error { code, message, reference, retry_after, expected };
         self.answer(lane, &ServerMessage::Error(error));
+    }
+}
+
+/// Whether a request of the client on a room is done with; one at a time is under way.
+fn answers_request<L>(outcome: &Outcome<L>) -> bool {
+    match outcome {
+        Outcome::Joined { .. }
+        | Outcome::Left { .. }
+        | Outcome::Updated { .. }
+        | Outcome::Members { .. } => true,
+        Outcome::Refused { about, .. } => {
+            matches!(about, About::Join { .. } | About::Request { .. })
+        }
+        Outcome::Duplicate { .. } | Outcome::Snapshot { .. } => false,
     }
 }

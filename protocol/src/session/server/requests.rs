@@ -24,19 +24,16 @@ impl<L: RoomLog> ServerSession<L> {
                 let peer = *peer;
                 self.handle_message(settings, peer, lane, message);
             }
-            (Ok(message), Phase::Greeting { refused }) => {
-                let refused = *refused;
-                self.handle_greeting(lane, message, refused);
-            }
+            (Ok(message), Phase::Greeting { .. }) => self.handle_greeting(lane, message),
             // A datagram is dropped, whatever is wrong with it.
             (Err(_), _) if lane == Lane::Ephemeral => self.notes.push(Note::Undecodable),
             (Err(DecodeError::Unparseable { reason }), _) => self.violation(reason),
-            (Err(DecodeError::Refused { code, message, reference }), phase) => match *phase {
-                Phase::Greeting { refused } => {
-                    self.refuse_hello(refused, code, message, reference);
-                }
-                _ => self.error(code, message, reference),
-            },
+            (Err(DecodeError::Refused { code, message, is_hello, .. }), Phase::Greeting { .. }) => {
+                self.refuse_greeting(code, message, is_hello);
+            }
+            (Err(DecodeError::Refused { code, message, reference, .. }), _) => {
+                self.error(code, message, reference);
+            }
             (Ok(_), _) => {}
         }
     }
@@ -62,7 +59,20 @@ impl<L: RoomLog> ServerSession<L> {
                 self.error(ErrorCode::BadRequest, text, None);
             }
             ClientMessage::Join { id, room, metadata } => {
-                self.join(settings, id, room, metadata);
+                if metadata_too_large(settings, metadata.as_ref()) {
+                    return self.too_large("metadata is too large", id, room);
+                }
+                if self.find(&room).is_some() {
+                    return self.request(room, Op::Join { id, metadata });
+                }
+                let allowed = (settings.limits.rooms as usize).min(ROOMS_MAX);
+                let ended = |m: &Membership<L>| matches!(m.standing, Standing::Left(_));
+                if self.memberships.iter().filter(|m| !ended(m)).count() >= allowed {
+                    let text = "the session is in as many rooms as it may be";
+                    let refusal = Refusal::new(ErrorCode::TooManyRooms, text);
+                    return self.refuse(&room, About::Join { id }, &refusal, None);
+                }
+                self.join(room, Op::Join { id, metadata });
             }
             ClientMessage::Leave { id, room } => {
                 if self.find(&room).is_none() {
@@ -113,27 +123,31 @@ impl<L: RoomLog> ServerSession<L> {
         }
     }
 
-    fn join(&mut self, settings: &Settings, id: u64, room: RoomName, metadata: Option<Json>) {
-        if metadata_too_large(settings, metadata.as_ref()) {
-            return self.too_large("metadata is too large", id, room);
+    /// Asks to become a member of a room. That waits while an ended membership has something
+    /// to say and is in the way: one of the same room, whose signal lane comes before the new
+    /// `joined`, or any if all places are taken.
+    pub(super) fn join(&mut self, room: RoomName, op: Op) {
+        let free = (0..ROOMS_MAX as u8)
+            .find(|index| self.memberships.iter().all(|m| m.slot.index != *index));
+        let ended = self.memberships.iter().position(|m| m.room == room);
+        let (Some(index), None) = (free, ended) else {
+            (self.held_join, self.waiting) = (Some((room, op)), true);
+            return ended.map_or((), |ended| self.void_bulk(ended));
+        };
+        let slot = Slot { index, generation: self.generations };
+        self.generations = self.generations.wrapping_add(1);
+        self.memberships.push(Membership::joining(slot, room.clone()));
+        self.request(room, op);
+    }
+
+    /// What an ended membership still has for the bulk lane would come behind the start of
+    /// the next one of its room, where it is void.
+    fn void_bulk(&mut self, index: usize) {
+        for frame in self.memberships[index].void_bulk() {
+            self.outbox.release(frame.len());
+            self.outbox.push(LogLane::Bulk, frame);
         }
-        if self.find(&room).is_none() {
-            let allowed = (settings.limits.rooms as usize).min(ROOMS_MAX);
-            let left =
-                |membership: &&Membership<L>| !matches!(membership.standing, Standing::Left(_));
-            let joined = self.memberships.iter().filter(left).count();
-            let free = (0..ROOMS_MAX as u8)
-                .find(|index| self.memberships.iter().all(|m| m.slot.index != *index));
-            let (Some(index), true) = (free, joined < allowed) else {
-                let text = "the session is in as many rooms as it may be";
-                let refusal = Refusal::new(ErrorCode::TooManyRooms, text);
-                return self.refuse(&room, About::Join { id }, &refusal, None);
-            };
-            let slot = Slot { index, generation: self.generations };
-            self.generations = self.generations.wrapping_add(1);
-            self.memberships.push(Membership::joining(slot, room.clone()));
-        }
-        self.request(room, Op::Join { id, metadata });
+        self.mark(self.memberships[index].slot);
     }
 
     /// Passes `op` on to a room the session is in, or is joining.
