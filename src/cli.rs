@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -46,12 +47,18 @@ pub struct SettingArgs {
     /// Address for plain HTTP, or `off`; may be given more than once.
     #[arg(long, value_name = "ADDR:PORT|off")]
     pub http: Vec<String>,
+    /// Let plain HTTP be reached from other machines.
+    #[arg(long)]
+    pub allow_remote_http: bool,
     /// Certificate chain (PEM).
     #[arg(long, value_name = "FILE")]
     pub cert: Option<String>,
     /// The certificate's key (PEM).
     #[arg(long, value_name = "FILE")]
     pub key: Option<String>,
+    /// Where a self-made certificate is kept.
+    #[arg(long, value_name = "DIR")]
+    pub certs_dir: Option<String>,
     /// What is logged, such as `info` or `handover=debug`.
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
@@ -66,36 +73,26 @@ pub struct SettingArgs {
     pub set: Vec<String>,
 }
 
-/// Why there is no configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// It makes no sense.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// Its file cannot be read.
-    #[error("cannot read the configuration file {}: {source}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
-}
-
 impl SettingArgs {
     /// The configuration of this process.
-    pub fn load(&self) -> Result<Loaded, LoadError> {
-        let variables = config::environment(std::env::vars_os())?;
-        let path = self.config.clone().or_else(|| variables.get(CONFIG_VARIABLE).map(PathBuf::from));
+    #[allow(clippy::disallowed_methods, reason = "the one place that hands the variables over")]
+    pub fn load(&self) -> Result<Loaded, ConfigError> {
+        self.load_with(&config::environment(std::env::vars_os())?)
+    }
+
+    fn load_with(&self, variables: &BTreeMap<String, String>) -> Result<Loaded, ConfigError> {
+        let named = variables.get(CONFIG_VARIABLE).filter(|path| !path.is_empty());
+        let path = self.config.clone().or_else(|| named.map(PathBuf::from));
         let text = match &path {
-            Some(path) => Some(std::fs::read_to_string(path).map_err(|source| {
-                LoadError::File { path: path.clone(), source }
-            })?),
+            Some(path) => Some(
+                std::fs::read_to_string(path)
+                    .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?,
+            ),
             None => None,
         };
         let file = path.as_deref().zip(text.as_deref());
         let file = file.map(|(path, text)| ConfigFile { path, text });
-        Ok(config::load(file, &variables, &self.flags()?)?)
+        config::load(file, variables, &self.flags()?)
     }
 
     fn flags(&self) -> Result<Vec<FlagValue>, ConfigError> {
@@ -112,15 +109,105 @@ impl SettingArgs {
         let singles = [
             ("--cert", "cert", &self.cert),
             ("--key", "key", &self.key),
+            ("--certs-dir", "certs_dir", &self.certs_dir),
             ("--log", "log", &self.log),
             ("--log-format", "log_format", &self.log_format),
         ];
         for (flag, key, value) in singles {
             flags.extend(value.iter().map(|value| FlagValue::new(flag, key, value.clone())));
         }
-        if self.allow_anonymous {
-            flags.push(FlagValue::new("--allow-anonymous", "allow_anonymous", "true".to_owned()));
+        let allowances = [
+            ("--allow-anonymous", "allow_anonymous", self.allow_anonymous),
+            ("--allow-remote-http", "allow_remote_http", self.allow_remote_http),
+        ];
+        for (flag, key, _) in allowances.into_iter().filter(|(.., given)| *given) {
+            flags.push(FlagValue::new(flag, key, "true".to_owned()));
         }
         Ok(flags)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{Addresses, IdentitySource, LogFormat};
+
+    fn serve(flags: &[&str]) -> SettingArgs {
+        let line = ["handover", "serve"].iter().chain(flags);
+        match Cli::try_parse_from(line).unwrap().command {
+            Command::Serve(settings) => settings,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn load(flags: &[&str], variables: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        serve(flags).load_with(&variables.iter().map(own).collect())
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_reaches_its_setting() {
+        let flags = [
+            "--listen=0.0.0.0:1",
+            "--listen=[::]:1",
+            "--http=:2",
+            "--allow-remote-http",
+            "--allow-anonymous",
+            "--cert=c.pem",
+            "--key=k.pem",
+            "--log=debug",
+            "--log-format=json",
+            "--set=limits.rooms=5",
+        ];
+        let config = load(&flags, &[]).unwrap().config;
+        let both = ["0.0.0.0:1".parse().unwrap(), "[::]:1".parse().unwrap()];
+        assert_eq!(config.listen, Addresses::of(both));
+        assert_eq!(config.http, Addresses::of(["[::]:2".parse().unwrap()]));
+        assert!(config.allow_anonymous);
+        let files = IdentitySource::Files { cert: "c.pem".into(), key: "k.pem".into() };
+        assert_eq!(config.identity, files);
+        assert_eq!((config.log.filter.as_str(), config.log.format), ("debug", LogFormat::Json));
+        assert_eq!(config.limits.rooms, 5);
+
+        let config = load(&["--certs-dir", "elsewhere"], &[]).unwrap().config;
+        assert_eq!(config.identity, IdentitySource::SelfMade { dir: "elsewhere".into() });
+    }
+
+    #[test]
+    fn the_file_is_named_by_flag_or_variable() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let (one, other) =
+            (file("one.toml", "heartbeat_ms = 1000"), file("two.toml", "heartbeat_ms = 2000"));
+        let heartbeat = |flags: &[&str], variables: &[(&str, &str)]| {
+            load(flags, variables).unwrap().config.heartbeat
+        };
+        let variable = [(CONFIG_VARIABLE, other.as_str())];
+        assert_eq!(heartbeat(&["--config", &one], &[]), Duration::from_secs(1));
+        assert_eq!(heartbeat(&[], &variable), Duration::from_secs(2));
+        assert_eq!(heartbeat(&["--config", &one], &variable), Duration::from_secs(1));
+        assert_eq!(heartbeat(&[], &[(CONFIG_VARIABLE, "")]), Duration::from_secs(15));
+
+        let absent = dir.path().join("absent.toml");
+        let sentence = load(&["--config", absent.to_str().unwrap()], &[]).unwrap_err().to_string();
+        let start = format!("cannot read the configuration file {}: ", absent.display());
+        assert!(sentence.starts_with(&start), "{sentence}");
+    }
+
+    #[test]
+    fn a_flag_outranks_an_assignment() {
+        let config = load(&["--log=warn", "--set", "log=debug"], &[]).unwrap().config;
+        assert_eq!(config.log.filter.as_str(), "warn");
     }
 }

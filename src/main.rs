@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 use std::error::Error;
+use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -10,17 +12,14 @@ use handover::cli::{Cli, Command, ConfigCommand, SettingArgs};
 use handover::config::Config;
 use handover::gateway::{Drained, Gateway};
 use handover::telemetry::logs;
+use handover::tls::Identity;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(settings) => serve(&settings),
-        Command::Config(ConfigCommand::Check(settings)) => {
-            settings.load().map(|_| println!("the configuration is good")).map_err(Into::into)
-        }
-        Command::Config(ConfigCommand::Print(settings)) => {
-            settings.load().map(|loaded| print!("{}", loaded.print())).map_err(Into::into)
-        }
+        Command::Config(ConfigCommand::Check(settings)) => check(&settings),
+        Command::Config(ConfigCommand::Print(settings)) => print(&settings),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -32,6 +31,17 @@ fn main() -> ExitCode {
 }
 
 type Outcome = Result<(), Box<dyn Error>>;
+
+fn check(settings: &SettingArgs) -> Outcome {
+    settings.load()?;
+    say("the configuration is good\n");
+    Ok(())
+}
+
+fn print(settings: &SettingArgs) -> Outcome {
+    say(&settings.load()?.print());
+    Ok(())
+}
 
 fn serve(settings: &SettingArgs) -> Outcome {
     let config = settings.load()?.config;
@@ -47,7 +57,7 @@ async fn run(config: Config) -> Outcome {
         tracing::warn!("anybody who can reach the gateway may use it: allow_anonymous is set");
     }
     let gateway = Gateway::start(config).await?;
-    announce(&gateway);
+    say(&announcement(gateway.listening(), gateway.http(), &gateway.identity()));
     received(&mut signals).await;
     tracing::info!("draining; a second signal ends it at once");
     tokio::select! {
@@ -55,7 +65,7 @@ async fn run(config: Config) -> Outcome {
             Drained::Left => tracing::info!("drained; everybody had left"),
             Drained::Cut(connections) => tracing::info!(connections, "drained; cut who was left"),
         },
-        () = received(&mut signals) => tracing::warn!("ended at once by a second signal"),
+        () = received(&mut signals) => return Err("ended at once by a second signal".into()),
     }
     Ok(())
 }
@@ -67,18 +77,83 @@ async fn received([interrupt, terminate]: &mut [Signal; 2]) {
     }
 }
 
-/// What to connect to, on standard output.
-fn announce(gateway: &Gateway) {
-    let list = |addresses: &[std::net::SocketAddr]| {
+/// To standard output. That nobody reads it any more is no reason to stop.
+fn say(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// What to connect to.
+fn announcement(listening: &[SocketAddr], http: &[SocketAddr], identity: &Identity) -> String {
+    let list = |addresses: &[SocketAddr]| {
         addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     };
-    println!("handover {} is ready", env!("CARGO_PKG_VERSION"));
-    println!("  QUIC and TLS  {}", list(gateway.listening()));
-    if let Some(first) = gateway.http().first() {
-        println!("  plain HTTP    {}", list(gateway.http()));
-        println!("  call page     http://localhost:{}/", first.port());
+    let mut lines = vec![
+        format!("handover {} is ready", env!("CARGO_PKG_VERSION")),
+        format!("  QUIC and TLS  {}", list(listening)),
+    ];
+    if !http.is_empty() {
+        lines.push(format!("  plain HTTP    {}", list(http)));
     }
-    let identity = gateway.identity();
+    lines.extend(page(listening, http).map(|page| format!("  call page     {page}")));
     let origin = if identity.self_made { "self-made" } else { "from files" };
-    println!("  certificate   sha-256 {} ({origin})", identity.hash_base64());
+    lines.push(format!("  certificate   sha-256 {} ({origin})", identity.hash_base64()));
+    lines.join("\n") + "\n"
+}
+
+/// Where a browser on this machine finds the page: over plain HTTP if it can, for it does not
+/// trust a self-made certificate.
+fn page(listening: &[SocketAddr], http: &[SocketAddr]) -> Option<String> {
+    let address = |scheme: &str, of: &SocketAddr| {
+        let ip = of.ip();
+        if ip.is_loopback() || ip.is_unspecified() {
+            format!("{scheme}://localhost:{}/", of.port())
+        } else {
+            format!("{scheme}://{of}/")
+        }
+    };
+    let plain = http.first().map(|of| address("http", of));
+    plain.or_else(|| listening.first().map(|of| address("https", of)))
+}
+
+#[cfg(test)]
+mod tests {
+    use handover::clock::UnixTime;
+
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn it_says_what_to_connect_to() {
+        let identity = Identity { hash: [0; 32], expires: UnixTime::from_secs(1), self_made: true };
+        let text = announcement(
+            &addresses(&["127.0.0.1:4433", "[::1]:4433"]),
+            &addresses(&["127.0.0.1:8080"]),
+            &identity,
+        );
+        let rest = text.split_once("is ready\n").unwrap().1;
+        assert_eq!(
+            rest,
+            "  QUIC and TLS  127.0.0.1:4433, [::1]:4433\n  \
+               plain HTTP    127.0.0.1:8080\n  \
+               call page     http://localhost:8080/\n  \
+               certificate   sha-256 AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= (self-made)\n"
+        );
+    }
+
+    #[test]
+    fn the_page_is_where_a_browser_finds_it() {
+        for (listening, http, expected) in [
+            ("[::]:443", None, "https://localhost:443/"),
+            ("192.168.1.5:4433", None, "https://192.168.1.5:4433/"),
+            ("[::]:443", Some("[::1]:80"), "http://localhost:80/"),
+            ("[::]:443", Some("10.0.0.1:80"), "http://10.0.0.1:80/"),
+        ] {
+            let http: Vec<SocketAddr> = http.iter().map(|text| text.parse().unwrap()).collect();
+            assert_eq!(page(&addresses(&[listening]), &http).as_deref(), Some(expected));
+        }
+    }
 }
