@@ -5,11 +5,13 @@
 //! what is to be sent (signal before ephemeral before bulk), then what has arrived.
 
 use std::future::{Future, poll_fn};
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use handover_protocol::limits::{BLOCKED_TIMEOUT, QUALITY_EVERY};
 use handover_protocol::session::server::{Action, Note, ServerSession, Settings, Streams};
 use handover_protocol::session::{Request, Slot};
@@ -49,6 +51,8 @@ pub struct Shared {
 const READS_PER_POLL: usize = 64;
 /// Frames handed over in one go before others get their turn.
 const WRITES_PER_POLL: usize = 256;
+/// How soon after an arrival from a new address the client learns of it.
+const MOVE_CHECK_EVERY: Duration = Duration::from_millis(100);
 /// How long the last messages of a connection may take.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
@@ -59,7 +63,13 @@ pub async fn run<T: Transport>(transport: T, admitted: Admitted, shared: Arc<Sha
     let remote = transport.path().remote;
     shared.metrics.connection_opened(kind);
     let mut pump = Pump::new(transport, admitted, shared.clone(), started);
-    let end = pump.run().await;
+    // A panic is our bug. It ends this connection alone: its session lives on, and the client
+    // comes back.
+    let end = AssertUnwindSafe(pump.run()).catch_unwind().await.unwrap_or_else(|_| {
+        shared.metrics.connection_panicked();
+        tracing::error!(%remote, "a connection's task panicked; the others go on");
+        End::Close(Close::new(CloseCode::Internal))
+    });
     let Pump { transport, seat, rooms, ended, admitted, .. } = pump;
     let live = seat.as_ref().map(|seat| (seat.author.session, seat.author.peer));
     if let (Some(seat), false) = (&seat, ended) {
@@ -166,6 +176,7 @@ struct Pump<T> {
     stuck_since: Option<Time>,
     next_heartbeat: Time,
     next_quality: Time,
+    next_move_check: Time,
     quality: QualityMeter,
     timer: Pin<Box<Sleep>>,
     timer_at: Option<Time>,
@@ -195,6 +206,7 @@ impl<T: Transport> Pump<T> {
             stuck_since: None,
             next_heartbeat: now + shared.settings.heartbeat,
             next_quality: now + QUALITY_EVERY,
+            next_move_check: now,
             quality,
             timer: Box::pin(tokio::time::sleep(shared.hello_timeout)),
             timer_at: None,
@@ -239,12 +251,14 @@ impl<T: Transport> Pump<T> {
         let Some(seat) = &self.seat else { return };
         let rooms: Vec<_> = self.rooms.iter().map(|(_, name, _)| name.clone()).collect();
         let left = self.shared.router.end(seat.author, rooms, LeaveReason::Bye).await;
+        // If it cannot be ended now, it expires like any session without a connection.
+        self.ended = left.is_ok();
+        let left = left.unwrap_or_default();
         let slot_of = |room: &RoomName| {
             self.rooms.iter().rev().find(|(_, name, _)| name == room).map(|(slot, ..)| *slot)
         };
         let ends: Vec<_> =
             left.iter().filter_map(|(room, at)| slot_of(room).map(|slot| (slot, *at))).collect();
-        self.ended = true;
         self.session.handle_ended(&ends);
     }
 
@@ -273,7 +287,7 @@ impl<T: Transport> Pump<T> {
             match self.transport.poll_recv(cx, self.intake()) {
                 Poll::Ready(Ok(inbound)) => {
                     reads -= 1;
-                    self.receive(inbound);
+                    self.receive(now, inbound);
                 }
                 Poll::Ready(Err(end)) => return Poll::Ready(Event::End(self.ended_by(end))),
                 // What was sent may have left something to do, such as to fetch a snapshot.
@@ -322,7 +336,11 @@ impl<T: Transport> Pump<T> {
         }
     }
 
-    fn receive(&mut self, inbound: Inbound) {
+    fn receive(&mut self, now: Time, inbound: Inbound) {
+        if now >= self.next_move_check && self.transport.kind() == Kind::WebTransport {
+            self.next_move_check = now + MOVE_CHECK_EVERY;
+            self.notice_move();
+        }
         if let Inbound::Frame { lane, payload } = inbound {
             self.shared.metrics.received(self.transport.kind(), payload.len() as u64);
             self.session.handle_frame(&self.shared.settings, lane, &payload);
@@ -485,6 +503,14 @@ impl<T: Transport> Pump<T> {
         }
     }
 
+    /// Tells the client if it is at another address now, so that it restarts ICE.
+    fn notice_move(&mut self) {
+        if self.quality.has_moved(&self.transport.path()) {
+            self.session.notify(&ServerMessage::Moved);
+            self.shared.metrics.migrated();
+        }
+    }
+
     /// Whether a session that wants its connection closed has said everything before.
     fn poll_closing(&mut self, now: Time) -> Option<End> {
         let close = self.session.closing()?;
@@ -554,11 +580,8 @@ impl<T: Transport> Pump<T> {
         }
         if now >= self.next_quality {
             self.next_quality = now + QUALITY_EVERY;
+            self.notice_move();
             let path = self.transport.path();
-            if self.quality.has_moved(&path) {
-                self.session.notify(&ServerMessage::Moved);
-                self.shared.metrics.migrated();
-            }
             if let Some(quality) = self.quality.measure(&path) {
                 self.session.notify(&ServerMessage::Quality(quality));
             }

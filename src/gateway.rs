@@ -7,12 +7,10 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use handover_protocol::room::RoomLimits;
 use handover_protocol::session::server;
 use quinn::Endpoint;
@@ -222,15 +220,7 @@ struct Connections {
 
 impl Attach for Connections {
     fn attach<T: Transport>(&self, transport: T, admitted: Admitted) {
-        let connection = connection::run(transport, admitted, self.shared.clone());
-        let metrics = self.metrics.clone();
-        self.tasks.spawn(async move {
-            // A panic is our bug; it ends this connection alone, and is counted.
-            if AssertUnwindSafe(connection).catch_unwind().await.is_err() {
-                metrics.connection_panicked();
-                tracing::error!("a connection's task panicked; the others go on");
-            }
-        });
+        self.tasks.spawn(connection::run(transport, admitted, self.shared.clone()));
     }
 
     fn refused(&self, _kind: Kind, refused: &Refused) {

@@ -11,7 +11,9 @@ use handover_protocol::time::Time;
 use handover_protocol::wire::{Epoch, ErrorCode, LogLane, PerLane, RoomName, SessionId};
 use subtle::ConstantTimeEq;
 
-use super::{Broker, Change, Done, ResumeError, RoomOp, RoomState, SessionRecord, Unavailable};
+use super::{
+    Author, Broker, Change, Done, ResumeError, RoomOp, RoomState, SessionRecord, Unavailable,
+};
 
 /// Rooms and sessions of one process.
 #[derive(Debug)]
@@ -30,6 +32,8 @@ struct State {
 #[derive(Debug)]
 struct Session {
     record: SessionRecord,
+    /// Its end has begun: it cannot be resumed.
+    retired: bool,
     rooms: BTreeSet<RoomName>,
     /// Rooms that remember a `seq` of this session.
     sent_in: BTreeSet<RoomName>,
@@ -58,7 +62,8 @@ impl MemoryBroker {
 #[async_trait]
 impl Broker for MemoryBroker {
     async fn open(&self, record: SessionRecord) -> Result<(), Unavailable> {
-        let session = Session { rooms: BTreeSet::new(), sent_in: BTreeSet::new(), record };
+        let session =
+            Session { retired: false, rooms: BTreeSet::new(), sent_in: BTreeSet::new(), record };
         self.state().sessions.insert(session.record.session, session);
         Ok(())
     }
@@ -70,12 +75,24 @@ impl Broker for MemoryBroker {
     ) -> Result<SessionRecord, ResumeError> {
         let mut state = self.state();
         let session = state.sessions.get_mut(&session).ok_or(ResumeError::Unknown)?;
-        if !bool::from(session.record.secret_hash.ct_eq(&secret_hash)) {
+        let secret_fits = bool::from(session.record.secret_hash.ct_eq(&secret_hash));
+        if session.retired || !secret_fits {
             return Err(ResumeError::Unknown);
         }
         session.record.generation += 1;
         let rooms = session.rooms.iter().cloned().collect();
         Ok(SessionRecord { rooms, ..session.record.clone() })
+    }
+
+    async fn retire(&self, author: Author) -> Result<Option<Author>, Unavailable> {
+        let mut state = self.state();
+        let session = state.sessions.get_mut(&author.session);
+        let current = |session: &&mut Session| session.record.generation == author.generation;
+        Ok(session.filter(current).map(|session| {
+            session.retired = true;
+            session.record.generation += 1;
+            Author { generation: session.record.generation, ..author }
+        }))
     }
 
     async fn end(&self, session: SessionId) -> Result<(), Unavailable> {

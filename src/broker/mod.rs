@@ -146,7 +146,11 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
         secret_hash: [u8; 32],
     ) -> Result<SessionRecord, ResumeError>;
 
-    /// Forgets a session that has left its rooms.
+    /// Begins to end a session, if `author` still speaks for it: from now on it cannot be
+    /// resumed, and only the author returned, of a newer generation, may change its rooms.
+    async fn retire(&self, author: Author) -> Result<Option<Author>, Unavailable>;
+
+    /// Forgets a retired session that has left its rooms.
     async fn end(&self, session: SessionId) -> Result<(), Unavailable>;
 
     /// The room's state; a new life named `fresh` if it has none.

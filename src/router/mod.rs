@@ -21,13 +21,13 @@ use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::{Author, Broker, ResumeError, SessionRecord};
+use crate::broker::{Author, Broker, ResumeError, SessionRecord, Unavailable};
 use crate::clock::Clock;
 use crate::telemetry::Metrics;
 use identifiers::Identifiers;
 use live_log::SharedLog;
 use mailbox::{Mailbox, Notice};
-use room::{Attach, Command, RoomHandle};
+use room::{Attach, Attached, Command, RoomHandle};
 use seat::Seat;
 
 /// What the router's tasks share.
@@ -165,13 +165,26 @@ impl Router {
             attaching.push((slot, room, handle, sent.map(|()| waiting)));
         }
         let (mut opened, mut handles) = (Vec::new(), Vec::new());
+        let mut whole = true;
         for (slot, room, handle, waiting) in attaching {
-            let waiting = waiting.map_err(|_| UNAVAILABLE)?;
-            // A room that drops the question has nobody of this session in it.
-            let Ok(attached) = waiting.await else { continue };
-            let (log, seq) = (attached.log, attached.seq);
-            opened.push(OpenedRoom { slot, room: room.clone(), log, seq });
-            handles.push((slot, room, handle));
+            let attached = match waiting {
+                Ok(waiting) => waiting.await.ok(),
+                Err(_) => None,
+            };
+            handles.push((slot, room.clone(), handle));
+            match attached {
+                Some(Attached::Member { log, seq }) => {
+                    opened.push(OpenedRoom { slot, room, log, seq });
+                }
+                // The membership ended on the way here; the client learns that it is lost.
+                Some(Attached::Stranger) => {}
+                None => whole = false,
+            }
+        }
+        if !whole {
+            let rooms = handles.into_iter().map(|(_, name, handle)| (name, handle)).collect();
+            self.lost(&seat, rooms).await;
+            return Err(UNAVAILABLE);
         }
         let opened = Opened { session, secret, peer, user, resumed: Some(opened) };
         Ok((seat, opened, handles))
@@ -223,17 +236,22 @@ impl Router {
         }
     }
 
-    /// Ends a session: it leaves its rooms and is forgotten. Returns where each room stood.
+    /// Ends a session, if `author` still speaks for it: it leaves its rooms and is forgotten.
+    /// Returns where each room stood.
     pub async fn end(
         &self,
         author: Author,
         rooms: impl IntoIterator<Item = RoomName>,
         reason: LeaveReason,
-    ) -> Vec<(RoomName, PerLane<u64>)> {
+    ) -> Result<Vec<(RoomName, PerLane<u64>)>, Unavailable> {
+        let Some(retired) = self.0.broker.retire(author).await? else {
+            // A newer connection took the session over: it lives on.
+            return Ok(Vec::new());
+        };
         let mut leaving = Vec::new();
         for room in rooms {
             let (done, waiting) = oneshot::channel();
-            let remove = Command::Remove(author, reason, Some(done));
+            let remove = Command::Remove(retired, reason, Some(done));
             if self.room(&room).sender(LogLane::Signal).send(remove).await.is_ok() {
                 leaving.push((room, waiting));
             }
@@ -253,7 +271,7 @@ impl Router {
         if let Err(unavailable) = self.0.broker.end(author.session).await {
             tracing::warn!(error = %unavailable, "an ended session is not forgotten yet");
         }
-        left
+        Ok(left)
     }
 
     /// Leaves each connection a notice, made for it by `notice`.
@@ -298,7 +316,11 @@ impl Router {
                     }
                     Due::Expired(session) => {
                         tracing::debug!(%session, "session expired");
-                        self.end(author, rooms, LeaveReason::Expired).await;
+                        let ended = self.end(author, rooms, LeaveReason::Expired).await;
+                        if let Err(error) = ended {
+                            tracing::warn!(%session, %error, "an expired session stays for now");
+                            self.0.sessions().presence.handle_lost(now, session);
+                        }
                     }
                 }
             }

@@ -55,17 +55,22 @@ pub struct Attach {
     pub seat: Arc<Seat>,
     /// The room's place on the connection.
     pub slot: Slot,
-    /// Told the logs and the `seq`s applied; nothing if the session is no member.
+    /// Told what to read on from; nothing if the room cannot tell.
     pub attached: oneshot::Sender<Attached>,
 }
 
-/// What an attached connection reads on from.
+/// What a resumed session is to a room.
 #[derive(Debug)]
-pub struct Attached {
-    /// The room's logs.
-    pub log: SharedLog,
-    /// The highest `seq` applied for the session.
-    pub seq: PerLane<u64>,
+pub enum Attached {
+    /// A member.
+    Member {
+        /// The room's logs.
+        log: SharedLog,
+        /// The highest `seq` applied for the session.
+        seq: PerLane<u64>,
+    },
+    /// No member any more.
+    Stranger,
 }
 
 /// How to reach a live room. One mailbox per lane, so that bulk waits behind signal here too.
@@ -274,10 +279,17 @@ impl LiveRoom {
             }
             Then::Attach(attach) => {
                 let Attach { seat, slot, attached } = *attach;
-                if let Ok(Done::Snapshot(snapshot)) = result {
-                    self.seats.insert(seat.author.peer, (seat, slot));
-                    let _ = attached.send(Attached { log: log.clone(), seq: snapshot.seq });
-                }
+                let answer = match result {
+                    Ok(Done::Snapshot(snapshot)) => {
+                        self.seats.insert(seat.author.peer, (seat, slot));
+                        Attached::Member { log: log.clone(), seq: snapshot.seq }
+                    }
+                    Err(Refusal { code: ErrorCode::NotAMember, .. }) => Attached::Stranger,
+                    // Unavailable, or fenced by a still newer connection.
+                    Ok(_) | Err(_) => return,
+                };
+                // A connection that has ended meanwhile detaches by itself.
+                let _ = attached.send(answer);
             }
             Then::Answer(seat, slot, asked) => {
                 let about = asked.about();
