@@ -165,12 +165,8 @@ impl Entry {
             Event::Left { reason } => {
                 ServerMessage::MemberLeft(MemberLeft { room, epoch, offset, peer, reason })
             }
-            Event::Away => {
-                ServerMessage::MemberAway(MemberPresence { room, epoch, offset, peer })
-            }
-            Event::Back => {
-                ServerMessage::MemberBack(MemberPresence { room, epoch, offset, peer })
-            }
+            Event::Away => ServerMessage::MemberAway(MemberPresence { room, epoch, offset, peer }),
+            Event::Back => ServerMessage::MemberBack(MemberPresence { room, epoch, offset, peer }),
         }
     }
 }

@@ -155,7 +155,8 @@ mod tests {
             log.append(entry(offset, offset));
         }
         let one = entry(1, 0).bytes();
-        let keep = |entries, bytes, age| Retention { entries, bytes, age: Duration::from_secs(age) };
+        let keep =
+            |entries, bytes, age| Retention { entries, bytes, age: Duration::from_secs(age) };
         let now = Time::from_micros(10_000_000);
         assert_eq!(log.trim(now, &keep(8, usize::MAX, 60)), Trimmed { aged: 0, forced: 2 });
         assert_eq!(log.trim(now, &keep(99, 6 * one, 60)), Trimmed { aged: 0, forced: 2 });

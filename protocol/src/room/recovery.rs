@@ -40,9 +40,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::room::log::Log;
     use crate::limits::Retention;
     use crate::room::entry::{Entry, Event};
+    use crate::room::log::Log;
     use crate::time::Time;
     use crate::wire::{LogLane, PeerId, RoomName};
 
@@ -60,7 +60,8 @@ mod tests {
                     let entry = Entry::new(room, lane, epoch, offset, at, peer, Event::Away);
                     log.append(Arc::new(entry));
                 }
-                let keep = Retention { entries: held as usize, ..Retention::bulk(Default::default()) };
+                let keep =
+                    Retention { entries: held as usize, ..Retention::bulk(Default::default()) };
                 log.trim(Time::ZERO, &keep);
                 for offset in 0..8 {
                     let expected = if offset > len {

@@ -8,8 +8,7 @@ fn peer(name: &str) -> PeerId {
 
 fn room(members: usize) -> Room {
     let window = Duration::from_secs(120);
-    let retention =
-        PerLane { signal: Retention::signal(window), bulk: Retention::bulk(window) };
+    let retention = PerLane { signal: Retention::signal(window), bulk: Retention::bulk(window) };
     let limits = RoomLimits { members, retention };
     Room::new(Time::ZERO, RoomName::parse("r").unwrap(), Epoch::parse("e1").unwrap(), limits)
 }
