@@ -252,11 +252,11 @@ export class Client extends Emitter {
     const done = new AbortController();
     const { signal } = done;
     const moved = withResolvers();
-    this.on('transport', (detail) => {
+    this.listen('transport', (detail) => {
       if (detail.transport === transport) moved.resolve(undefined);
     }, { signal });
-    this.on('dial_failed', ({ error }) => moved.reject(error), { signal });
-    this.on('state', ({ state, error }) => {
+    this.listen('dial_failed', ({ error }) => moved.reject(error), { signal });
+    this.listen('state', ({ state, error }) => {
       if (state === 'closed') moved.reject(error ?? new HandoverError('closed', 'the session is over'));
     }, { signal });
     this.carrier.reconnector.choose(transport);

@@ -33,7 +33,7 @@ export class Emitter extends EventTarget {
    * @param {{signal?: AbortSignal, once?: boolean}} [options]
    * @returns {() => void} stops it
    */
-  on(type, heard, options) {
+  listen(type, heard, options) {
     const listener = (/** @type {Event} */ event) => heard(/** @type {CustomEvent} */ (event).detail);
     this.addEventListener(type, listener, options);
     return () => this.removeEventListener(type, listener);
