@@ -9,10 +9,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use handover::cli::{Cli, Command, ConfigCommand, SettingArgs};
-use handover::config::Config;
+use handover::clock::Clock;
+use handover::config::{Config, IdentitySource};
 use handover::gateway::{Drained, Gateway};
 use handover::telemetry::logs;
-use handover::tls::Identity;
+use handover::tls::{Identity, Tls};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -33,7 +34,11 @@ fn main() -> ExitCode {
 type Outcome = Result<(), Box<dyn Error>>;
 
 fn check(settings: &SettingArgs) -> Outcome {
-    settings.load()?;
+    let config = settings.load()?.config;
+    // An operator's files are only read; a certificate of our own would be made.
+    if let IdentitySource::Files { .. } = config.identity {
+        Tls::open(&config.identity, &config.listen.list, Clock::start().unix_now())?;
+    }
     say("the configuration is good\n");
     Ok(())
 }
