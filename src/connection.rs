@@ -342,6 +342,11 @@ impl<T: Transport> Pump<T> {
             self.notice_move();
         }
         if let Inbound::Frame { lane, payload } = inbound {
+            if lane == Lane::Ephemeral && !self.intake().signal {
+                // Datagrams cannot be held back. While their room takes nothing they are lost,
+                // as they may be, rather than kept.
+                return;
+            }
             self.shared.metrics.received(self.transport.kind(), payload.len() as u64);
             self.session.handle_frame(&self.shared.settings, lane, &payload);
         }
