@@ -128,8 +128,15 @@ impl Gateway {
         });
         let attach =
             Arc::new(Connections { shared, metrics: metrics.clone(), tasks: connections.clone() });
-        let acceptor =
-            Acceptor { clock, gate, settings, attach, tasks: tasks.clone(), stop: closed.clone() };
+        let acceptor = Acceptor {
+            clock,
+            gate,
+            settings,
+            attach,
+            tasks: tasks.clone(),
+            stop: closed.clone(),
+            end: stopping.clone(),
+        };
 
         let over_tls = TcpTls::new(&tls.tcp());
         let mut endpoints = Vec::new();

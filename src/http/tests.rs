@@ -73,7 +73,7 @@ struct Server {
     told: Arc<Told>,
     gate: Arc<Gate>,
     tasks: TaskTracker,
-    stop: CancellationToken,
+    end: CancellationToken,
 }
 
 impl Server {
@@ -83,7 +83,7 @@ impl Server {
 
     fn with(gate: Gate, told: Told) -> Self {
         let (gate, told) = (Arc::new(gate), Arc::new(told));
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (tasks, end) = (TaskTracker::new(), CancellationToken::new());
         let site = Arc::new(Site {
             gate: gate.clone(),
             metrics: Arc::new(Metrics::default()),
@@ -95,18 +95,19 @@ impl Server {
             clock: Clock::start(),
             attach: Arc::new(Echo(tasks.clone())),
             tasks: tasks.clone(),
-            stop: stop.clone(),
+            stop: CancellationToken::new(),
+            end: end.clone(),
         };
         let identity = Identity::new();
         let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut listen = |tls| {
+        let listen = |tls| {
             let listener = bind_tcp(here, true).unwrap();
             let address = listener.local_addr().unwrap();
             tasks.spawn(accept_tcp(listener, tls, site.clone(), acceptor.clone()));
             address
         };
         let (plain, tls) = (listen(None), listen(Some(TcpTls::new(&identity.server))));
-        Server { plain, tls, identity, told, gate, tasks, stop }
+        Server { plain, tls, identity, told, gate, tasks, end }
     }
 
     async fn dial_plain(&self) -> TcpStream {
@@ -158,7 +159,7 @@ async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, head: &str) -> Ans
 /// A handshake as far as `ask` does not add to it.
 fn upgrade(extra: &str) -> String {
     format!(
-        "GET /v1/ws HTTP/1.1\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+        "GET /v1/ws HTTP/1.1\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n\
          sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ=={extra}"
     )
 }
@@ -250,7 +251,7 @@ async fn handshakes_are_refused_with_their_status() {
     assert_eq!((not_at_all.status, not_at_all.header("upgrade")), (426, Some("websocket")));
     let old = server.ask(&upgrade("\r\nsec-websocket-version: 8")).await;
     assert_eq!((old.status, old.header("sec-websocket-version")), (426, Some("13")));
-    let no_key = "GET /v1/ws HTTP/1.1\r\nconnection: upgrade\r\nupgrade: websocket";
+    let no_key = "GET /v1/ws HTTP/1.1\r\nconnection: upgrade, close\r\nupgrade: websocket";
     assert_eq!(server.ask(&format!("{no_key}{V13}")).await.status, 400);
     let bad_key = format!("{no_key}{V13}\r\nsec-websocket-key: c2hvcnQ=");
     assert_eq!(server.ask(&bad_key).await.status, 400);
@@ -344,11 +345,11 @@ async fn nobody_is_turned_away_who_waits_for_a_place() {
 }
 
 #[tokio::test]
-async fn stopping_ends_loops_and_set_ups() {
+async fn the_end_is_the_end_of_loops_and_set_ups() {
     let server = Server::start();
     let waiting = server.dial_plain().await;
     assert_eq!(server.get("/healthz").await.status, 200);
-    server.stop.cancel();
+    server.end.cancel();
     server.tasks.close();
     soon(server.tasks.wait()).await;
     drop(waiting);

@@ -7,7 +7,7 @@
 
 pub mod accept;
 #[cfg(test)]
-mod testkit;
+pub(crate) mod testkit;
 pub mod websocket;
 pub mod webtransport;
 

@@ -10,18 +10,18 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
 use super::{Inbound, Intake, Settings, Transport, TransportEnd};
 
-pub(super) const ALL: Intake = Intake { signal: true, bulk: true };
-pub(super) const SETTINGS: Settings =
+pub(crate) const ALL: Intake = Intake { signal: true, bulk: true };
+pub(crate) const SETTINGS: Settings =
     Settings { heartbeat: Duration::from_secs(15), message_bytes: 65_536 };
 
 /// A certificate for `localhost` and both sides' configurations around it.
-pub(super) struct Identity {
-    pub(super) server: rustls::ServerConfig,
+pub(crate) struct Identity {
+    pub(crate) server: rustls::ServerConfig,
     roots: rustls::RootCertStore,
 }
 
 impl Identity {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let certificate: CertificateDer<'static> = made.cert.der().clone();
         let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
@@ -36,7 +36,7 @@ impl Identity {
         Identity { server, roots }
     }
 
-    pub(super) fn client(&self, protocol: &[u8]) -> rustls::ClientConfig {
+    pub(crate) fn client(&self, protocol: &[u8]) -> rustls::ClientConfig {
         let mut client = rustls::ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .unwrap()
@@ -52,17 +52,17 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 }
 
 /// Waits, but not for ever: a test that would hang fails instead.
-pub(super) async fn soon<F: Future>(future: F) -> F::Output {
+pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(Duration::from_secs(20), future).await.expect("this takes too long")
 }
 
 /// What arrives next.
-pub(super) async fn recv<T: Transport>(transport: &mut T) -> Result<Inbound, TransportEnd> {
+pub(crate) async fn recv<T: Transport>(transport: &mut T) -> Result<Inbound, TransportEnd> {
     soon(poll_fn(|cx| transport.poll_recv(cx, ALL))).await
 }
 
 /// The next message, and everything else passed over.
-pub(super) async fn message<T: Transport>(transport: &mut T) -> Result<Bytes, TransportEnd> {
+pub(crate) async fn message<T: Transport>(transport: &mut T) -> Result<Bytes, TransportEnd> {
     loop {
         if let Inbound::Frame { payload, .. } = recv(transport).await? {
             return Ok(payload);
@@ -70,7 +70,7 @@ pub(super) async fn message<T: Transport>(transport: &mut T) -> Result<Bytes, Tr
     }
 }
 
-pub(super) fn frame(payload: &[u8]) -> Frame {
+pub(crate) fn frame(payload: &[u8]) -> Frame {
     let built = Frame::build(|out| {
         out.put_slice(payload);
         Ok::<_, std::convert::Infallible>(())

@@ -6,6 +6,8 @@
 mod gate;
 mod quic;
 mod tcp;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -81,8 +83,11 @@ pub struct Acceptor<A> {
     pub attach: Arc<A>,
     /// Every set-up runs in here.
     pub tasks: TaskTracker,
-    /// Ends the loops and the set-ups under way.
+    /// From here on newcomers are turned away, WebTransport by QUIC and WebSocket by HTTP, which
+    /// goes on telling how the gateway is.
     pub stop: CancellationToken,
+    /// Ends the loops and everything under way.
+    pub end: CancellationToken,
 }
 
 impl<A> Clone for Acceptor<A> {
@@ -94,6 +99,7 @@ impl<A> Clone for Acceptor<A> {
             attach: self.attach.clone(),
             tasks: self.tasks.clone(),
             stop: self.stop.clone(),
+            end: self.end.clone(),
         }
     }
 }

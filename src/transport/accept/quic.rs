@@ -5,10 +5,13 @@ use quinn::{Endpoint, Incoming};
 use super::super::{Kind, webtransport};
 use super::{Acceptor, Attach, Entered, Refused, SETUP_TIMEOUT};
 
-/// Accepts WebTransport sessions until told to stop, or until the endpoint is gone; then new
-/// attempts are turned away while the sessions there are go on.
+/// Accepts WebTransport sessions until told to stop, then refuses them until told to end.
 pub async fn accept_quic<A: Attach>(endpoint: Endpoint, acceptor: Acceptor<A>) {
-    while let Some(Some(incoming)) = acceptor.stop.run_until_cancelled(endpoint.accept()).await {
+    while let Some(Some(incoming)) = acceptor.end.run_until_cancelled(endpoint.accept()).await {
+        if acceptor.stop.is_cancelled() {
+            incoming.refuse();
+            continue;
+        }
         let Some(entered) = acceptor.gate.try_enter() else {
             incoming.refuse();
             acceptor.attach.refused(Kind::WebTransport, &Refused::Capacity);
@@ -24,7 +27,7 @@ pub async fn accept_quic<A: Attach>(endpoint: Endpoint, acceptor: Acceptor<A>) {
         acceptor.tasks.spawn(task);
     }
     endpoint.set_server_config(None);
-    if !acceptor.stop.is_cancelled() {
+    if !acceptor.end.is_cancelled() {
         tracing::error!("a QUIC endpoint is gone; no WebTransport session can reach it any more");
     }
 }

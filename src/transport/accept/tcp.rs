@@ -82,23 +82,23 @@ pub enum TcpIo {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Accepts TCP connections until told to stop. Trouble of the system's is waited out.
+/// Accepts TCP connections until told to end. Trouble of the system's is waited out.
 pub async fn accept_tcp<A: Attach, H: ServeTcp>(
     listener: TcpListener,
     tls: Option<TcpTls>,
     handler: Arc<H>,
     acceptor: Acceptor<A>,
 ) {
-    let stop = acceptor.stop.clone();
+    let end = acceptor.end.clone();
     let mut troubled = false;
-    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+    while let Some(accepted) = end.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, remote)) => {
                 if std::mem::take(&mut troubled) {
                     tracing::info!("accepting tcp connections again");
                 }
                 // As long as there is no place, the next ones wait in the system's backlog.
-                let entered = stop.run_until_cancelled(acceptor.gate.enter()).await;
+                let entered = end.run_until_cancelled(acceptor.gate.enter()).await;
                 let Some(Some(entered)) = entered else { return };
                 let (tls, handler) = (tls.clone(), handler.clone());
                 let task = set_up(stream, remote, tls, handler, entered, acceptor.clone());
@@ -110,7 +110,7 @@ pub async fn accept_tcp<A: Attach, H: ServeTcp>(
                 if !std::mem::replace(&mut troubled, true) {
                     tracing::error!(%error, "cannot accept tcp connections; trying on");
                 }
-                if stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
+                if end.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
                     return;
                 }
             }
@@ -126,7 +126,7 @@ async fn set_up<A: Attach, H: ServeTcp>(
     entered: Entered,
     acceptor: Acceptor<A>,
 ) {
-    let Acceptor { settings, clock, attach, stop, .. } = acceptor;
+    let Acceptor { settings, clock, attach, end, .. } = acceptor;
     let encrypted = tls.is_some();
     let upgrade = async {
         let io = open(stream, tls).await?;
@@ -134,7 +134,7 @@ async fn set_up<A: Attach, H: ServeTcp>(
         tokio::time::timeout(SERVE_TIMEOUT, handler.serve(caller)).await.map_err(|_| Refused::Late)
     };
     // Boxed, so that its memory is gone before the connection's own begins to count.
-    match Box::pin(stop.run_until_cancelled(upgrade)).await {
+    match Box::pin(end.run_until_cancelled(upgrade)).await {
         None | Some(Ok(None)) => {}
         Some(Ok(Some(Upgraded { io, read_ahead, codec, admitted }))) => {
             let transport = WebSocket::new(io, read_ahead, codec, remote, settings, clock).await;
