@@ -1,4 +1,7 @@
 //! The integration tests: one binary, real sockets on ports the system chose, one behaviour a
 //! file.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
+
 mod architecture;
+mod command;
