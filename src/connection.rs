@@ -4,6 +4,8 @@
 //! for is polled in one place, [`Pump::poll`], in a fixed order: what the router has left,
 //! what is to be sent (signal before ephemeral before bulk), then what has arrived.
 
+mod output;
+
 use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -13,7 +15,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use handover_protocol::limits::{BLOCKED_TIMEOUT, QUALITY_EVERY};
-use handover_protocol::session::server::{Action, Note, ServerSession, Settings, Streams};
+use handover_protocol::session::server::{Action, ServerSession, Settings, Streams};
 use handover_protocol::session::{Request, Slot};
 use handover_protocol::time::Time;
 use handover_protocol::wire::message::{Close, Hello, LeaveReason, ServerMessage};
@@ -21,6 +23,7 @@ use handover_protocol::wire::{CloseCode, Lane, LogLane, PerLane, RoomName};
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
+use self::output::Sent;
 use crate::clock::Clock;
 use crate::quality::QualityMeter;
 use crate::router::Router;
@@ -148,14 +151,6 @@ struct Blocked {
 type Turn = Pin<
     Box<dyn Future<Output = Result<mpsc::OwnedPermit<Command>, mpsc::error::SendError<()>>> + Send>,
 >;
-
-/// What one poll handed over.
-#[derive(Debug, Default)]
-struct Sent {
-    bytes: u64,
-    frames: PerLane<u64>,
-    ephemeral: u64,
-}
 
 struct Pump<T> {
     transport: T,
@@ -302,31 +297,6 @@ impl<T: Transport> Pump<T> {
         self.poll_timers(cx).map(Event::End)
     }
 
-    /// Adds up what this poll did: the counters are shared by every connection.
-    fn count(&mut self) {
-        let metrics = &self.shared.metrics;
-        let Sent { bytes, frames, ephemeral } = std::mem::take(&mut self.sent);
-        if bytes > 0 {
-            metrics.sent(self.transport.kind(), bytes);
-            for lane in LogLane::ALL.into_iter().filter(|lane| frames[*lane] > 0) {
-                metrics.delivered(lane.into(), frames[lane]);
-            }
-            if ephemeral > 0 {
-                metrics.delivered(Lane::Ephemeral, ephemeral);
-                let dropped = self.transport.datagrams_dropped();
-                metrics.ephemeral_undeliverable(dropped - self.datagrams_dropped);
-                self.datagrams_dropped = dropped;
-            }
-        }
-        for note in self.session.take_notes() {
-            match note {
-                Note::Refused(code) => metrics.refused(code),
-                Note::Reset(reason) => metrics.reset(reason),
-                Note::Undecodable => metrics.datagram_undecodable(),
-            }
-        }
-    }
-
     /// What may be read: a full room mailbox holds back the lane it belongs to.
     fn intake(&self) -> Intake {
         let open = self.session.wants_input();
@@ -414,97 +384,6 @@ impl<T: Transport> Pump<T> {
                 }
                 self.blocked[lane] = None;
             }
-        }
-    }
-
-    /// Hands frames over while the transport takes them, the most urgent first.
-    fn poll_output(
-        &mut self,
-        cx: &mut Context<'_>,
-        now: Time,
-        writes: &mut usize,
-    ) -> Result<(), TransportEnd> {
-        let (mut wrote, mut waits) = (false, false);
-        while *writes > 0 {
-            if self.session.may_transmit(LogLane::Signal) {
-                if self.is_ready(cx, Lane::Signal)? {
-                    if let Some(frame) = self.session.poll_transmit(now, LogLane::Signal) {
-                        self.sent.bytes += frame.len() as u64;
-                        self.sent.frames.signal += 1;
-                        self.transport.start_send(Lane::Signal, frame)?;
-                        (wrote, *writes) = (true, *writes - 1);
-                    }
-                    continue;
-                }
-                waits = true;
-            }
-            // The flip makes them take turns; what has nothing to send gives its turn away.
-            self.bulk_next = !self.bulk_next;
-            let order = if self.bulk_next {
-                [Lane::Bulk, Lane::Ephemeral]
-            } else {
-                [Lane::Ephemeral, Lane::Bulk]
-            };
-            let mut sent = false;
-            for lane in order {
-                match self.send_one(cx, now, lane)? {
-                    Some(true) => {
-                        sent = true;
-                        break;
-                    }
-                    Some(false) => {}
-                    None => waits |= lane == Lane::Bulk,
-                }
-            }
-            if !sent {
-                break;
-            }
-            (wrote, *writes) = (true, *writes - 1);
-        }
-        self.stuck_since = match (wrote, waits) {
-            (false, true) => self.stuck_since.or(Some(now)),
-            _ => None,
-        };
-        Ok(())
-    }
-
-    /// Sends one frame of a lane. `None` if there may be one and the transport does not take
-    /// it, `Some(false)` if there is none.
-    fn send_one(
-        &mut self,
-        cx: &mut Context<'_>,
-        now: Time,
-        lane: Lane,
-    ) -> Result<Option<bool>, TransportEnd> {
-        let may = match lane {
-            Lane::Bulk => self.session.may_transmit(LogLane::Bulk),
-            _ => self.mailbox.has_ephemeral(),
-        };
-        if !may {
-            return Ok(Some(false));
-        }
-        if !self.is_ready(cx, lane)? {
-            return Ok(None);
-        }
-        let frame = match lane {
-            Lane::Bulk => self.session.poll_transmit(now, LogLane::Bulk),
-            _ => self.mailbox.take_ephemeral(),
-        };
-        let Some(frame) = frame else { return Ok(Some(false)) };
-        self.sent.bytes += frame.len() as u64;
-        match lane {
-            Lane::Bulk => self.sent.frames.bulk += 1,
-            _ => self.sent.ephemeral += 1,
-        }
-        self.transport.start_send(lane, frame)?;
-        Ok(Some(true))
-    }
-
-    fn is_ready(&mut self, cx: &mut Context<'_>, lane: Lane) -> Result<bool, TransportEnd> {
-        match self.transport.poll_ready(cx, lane) {
-            Poll::Ready(Ok(())) => Ok(true),
-            Poll::Ready(Err(end)) => Err(end),
-            Poll::Pending => Ok(false),
         }
     }
 
