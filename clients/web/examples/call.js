@@ -32,7 +32,10 @@ const chat = new Chat();
 const people = new People();
 const status = new Status();
 const plot = new Plot(/** @type {HTMLCanvasElement} */ (byId('plot')));
-const log = new Log(byId('log'), /** @type {HTMLInputElement} */ (byId('log-all')));
+const log = new Log(byId('log'), /** @type {HTMLInputElement} */ (byId('log-all')), (peer) => {
+  const member = call.room?.members.get(peer);
+  return member === undefined ? peer.slice(0, 6) : nameOf(member.metadata);
+});
 
 /**
  * The call under way; also for whoever looks on from the console.
@@ -162,7 +165,7 @@ async function join(name, roomName) {
   stage.tile(self, { name, self: true });
   void stage.show(self, media.stream);
   if (media.problem !== null) status.say('warn', media.problem);
-  watchRoom(room, mesh, name);
+  watchRoom(room, mesh);
   refresh();
   mesh.sync();
 }
@@ -197,8 +200,8 @@ function watchClient(client, name) {
   client.listen('transport', ({ transport, gapMs }) => {
     stage.rename(self, client.peer ?? self);
     self = client.peer ?? self;
-    plot.mark(transportName(transport));
-    if (gapMs === 0 && client.state === 'connected') status.say('good', `Moved to ${transportName(transport)} without a gap.`);
+    plot.mark(transport === 'webtransport' ? 'WT' : 'WS');
+    if (client.state === 'connected') status.say('good', `Moved to ${transportName(transport)}; ${gapMs < 1 ? 'no gap at all' : `${duration(gapMs)} without a connection`}.`);
     call.room?.update({ name, transport }).catch(() => {});
     refresh();
   });
@@ -220,9 +223,8 @@ function watchClient(client, name) {
 /**
  * @param {Room} room
  * @param {Mesh} mesh
- * @param {string} own name
  */
-function watchRoom(room, mesh, own) {
+function watchRoom(room, mesh) {
   for (const member of room.others) stage.tile(member.peer, { name: nameOf(member.metadata) });
   room.listen('member_joined', ({ member }) => {
     stage.tile(member.peer, { name: nameOf(member.metadata) });
@@ -271,7 +273,6 @@ function watchRoom(room, mesh, own) {
     const { client } = call;
     if (client?.state === 'connected' && room.others.length > 0) room.ephemeral({ kind: 'path', transport: client.transport, rtt: client.rtt });
   }, PATH_EVERY_MS);
-  void own;
 }
 
 function refresh() {
@@ -358,6 +359,8 @@ function showView(view) {
     tab.setAttribute('aria-pressed', String(tab.getAttribute('data-view') === view));
   }
   if (view === 'chat') chat.setUnread(0);
+  // What was added while it was hidden could not be followed.
+  for (const id of ['log', 'messages']) byId(id).scrollTop = byId(id).scrollHeight;
 }
 
 /** @param {string} choice */

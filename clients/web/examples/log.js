@@ -9,16 +9,18 @@ export class Log {
   /**
    * @param {HTMLElement} list
    * @param {HTMLInputElement} all whether pings and datagrams are shown too
+   * @param {(peer: string) => string} nameOf what to call a member
    */
-  constructor(list, all) {
+  constructor(list, all, nameOf) {
     this.list = list;
     this.all = all;
+    this.nameOf = nameOf;
   }
 
   /** @param {LogEntry} entry */
   add(entry) {
     const { direction, lane, transport, text } = entry;
-    const line = direction === 'note' ? { what: text, detail: '' } : describe(text);
+    const line = direction === 'note' ? { what: text, detail: '', lane: null } : this.describe(text, lane ?? '');
     const isNoise = lane === 'ephemeral' || line.what === 'ping' || line.what === 'pong' || line.what === 'ephemeral' || line.what === 'quality';
     if (isNoise && !this.all.checked) return;
     const row = make('li', { className: `row ${direction}`, title: text.length > 2_000 ? `${text.slice(0, 2_000)} …` : text }, [
@@ -27,10 +29,26 @@ export class Log {
       make('span', { className: 'what', text: line.what }),
       make('span', { className: 'detail', text: line.detail }),
     ]);
-    if (lane !== null && transport !== null) {
-      row.append(make('span', { className: `lane ${lane}`, text: `${lane} · ${transport === 'webtransport' ? 'WT' : 'WS'}` }));
+    if (line.lane !== null) {
+      row.append(make('span', { className: `lane ${line.lane}`, text: `${line.lane} · ${transport === 'webtransport' ? 'WT' : 'WS'}` }));
     }
     appendRow(this.list, row, ROWS_MAX);
+  }
+
+  /**
+   * @param {string} text
+   * @param {string} lane where the transport saw it
+   */
+  describe(text, lane) {
+    let message;
+    try {
+      message = JSON.parse(text);
+    } catch {
+      return { what: 'unreadable', detail: text.slice(0, 80), lane };
+    }
+    // A WebSocket has but one stream, on which only the message knows its lane.
+    const own = typeof message.lane === 'string' ? message.lane : lane;
+    return { what: String(message.type), detail: detailOf(message, text.length, this.nameOf).join(' '), lane: own };
   }
 }
 
@@ -38,30 +56,20 @@ function clock() {
   return new Date().toLocaleTimeString([], { hour12: false, hour: '2-digit', minute: '2-digit', second: '2-digit' });
 }
 
-/** @param {string} text */
-function describe(text) {
-  let message;
-  try {
-    message = JSON.parse(text);
-  } catch {
-    return { what: 'unreadable', detail: text.slice(0, 80) };
-  }
-  return { what: String(message.type), detail: detailOf(message, text.length).join(' ') };
-}
-
 /**
  * @param {any} message
  * @param {number} size
+ * @param {(peer: string) => string} nameOf
  * @returns {string[]}
  */
-function detailOf(message, size) {
+function detailOf(message, size, nameOf) {
   const bytes = size < 1_000 ? `${size} B` : `${(size / 1_000).toFixed(1)} kB`;
   const place = message.offset === undefined ? [] : [`@${message.offset}`];
   switch (message.type) {
     case 'hello':
       return message.resume ? [`resume ${positions(message.resume.rooms)}`] : ['new session'];
     case 'welcome':
-      return [message.resumed ? 'resumed' : 'new', `as ${message.peer}`];
+      return [message.resumed ? 'resumed' : 'new', `as ${message.peer.slice(0, 6)}`];
     case 'join':
     case 'leave':
       return [message.room];
@@ -70,11 +78,11 @@ function detailOf(message, size) {
     case 'reset':
       return [message.reason, `signal@${message.signal} bulk@${message.bulk}`];
     case 'send':
-      return [`#${message.seq}`, ...(message.to ? [`to ${message.to}`] : []), kindOf(message.body), bytes];
+      return [`#${message.seq}`, ...(message.to ? [`to ${nameOf(message.to)}`] : []), kindOf(message.body), bytes];
     case 'accepted':
       return [`#${message.seq}`, ...place];
     case 'message':
-      return [...place, `from ${message.from}`, kindOf(message.body), bytes];
+      return [...place, `from ${nameOf(message.from)}`, kindOf(message.body), bytes];
     case 'position':
       return [...place, ...(message.start ? ['start'] : [])];
     case 'error':
@@ -83,7 +91,7 @@ function detailOf(message, size) {
     case 'quality':
       return [message.level, `${Math.round(message.rtt)} ms`];
     default:
-      return [...place, ...(message.peer ? [message.peer] : []), ...(message.reason ? [message.reason] : [])];
+      return [...place, ...(message.peer ? [nameOf(message.peer)] : []), ...(message.reason ? [message.reason] : [])];
   }
 }
 

@@ -28,8 +28,12 @@ export class Plot {
     this.draw();
   }
 
-  /** @param {string} label */
+  /**
+   * Notes a change; the same again is none.
+   * @param {string} label
+   */
   mark(label) {
+    if (this.marks.at(-1)?.label === label) return;
     this.marks.push({ at: performance.now(), label });
     if (this.marks.length > 20) this.marks.shift();
   }
@@ -97,6 +101,7 @@ export class Plot {
       brush.fillStyle = color('--gap');
       brush.fillRect(left, 10, Math.max(2, right - left), height - FLOOR - 10);
     }
+    let taken = -Infinity;
     for (const { at, label } of this.marks) {
       if (end - at > SPAN_MS) continue;
       brush.strokeStyle = color('--muted');
@@ -106,10 +111,13 @@ export class Plot {
       brush.lineTo(x(at), height - FLOOR);
       brush.stroke();
       brush.setLineDash([]);
-      const fits = x(at) + brush.measureText(label).width + 6 < width;
-      brush.textAlign = fits ? 'left' : 'right';
+      const size = brush.measureText(label).width + 8;
+      const left = Math.min(x(at) + 4, width - size);
+      if (left < taken) continue;
+      taken = left + size;
+      brush.textAlign = 'left';
       brush.fillStyle = color('--muted');
-      brush.fillText(label, x(at) + (fits ? 4 : -4), 14);
+      brush.fillText(label, left, 14);
     }
     brush.strokeStyle = color('--accent');
     brush.lineWidth = 2;

@@ -217,6 +217,9 @@ export class Carrier {
       case 'live':
         this.becameLive(output.link, output.resumed);
         break;
+      case 'handing_over':
+        this.liveLink = null;
+        break;
       case 'down':
         if (this.liveLink === output.link) this.liveLink = null;
         this.reconnector.lost(output.loss.retryAfter);

@@ -399,6 +399,9 @@ export class Client extends Emitter {
           'error' in output ? reject(output.error) : resolve(output.receipt));
       case 'live':
         return this.handleLive(output.resumed);
+      case 'handing_over':
+        this.downSince ??= now();
+        return;
       case 'down':
         return this.setDown(now(), output.loss);
       case 'stalled':
@@ -457,6 +460,7 @@ export class Client extends Emitter {
   setConnected(resumed) {
     const gapMs = this.downSince === null ? 0 : now() - this.downSince;
     this.downSince = null;
+    // A connection that gave way to another one was no interruption.
     this.setState('connected', { resumed, gapMs, error: null });
   }
 

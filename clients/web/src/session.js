@@ -74,6 +74,8 @@ export class ClientSession {
     this.liveness = null;
     /** Until then a `resume` of ours that we gave up may still take the session from us. */
     this.strayUntil = -Infinity;
+    /** @type {number | null} the link that gave way to one which has not been welcomed yet */
+    this.handingOver = null;
     this.inCall = false;
     this.byeDue = false;
     this.ended = false;
@@ -112,10 +114,13 @@ export class ClientSession {
       // before the newer one hears its welcome. Only a stranger's connection ends us.
       const ours = code === Close.REPLACED && this.isTakingOver(now);
       if (this.byeDue || (!ours && !mayReturn(code))) return this.endByCode(code, loss.reason);
-      this.emit({ type: 'down', link: id, loss: ours ? {} : loss });
+      this.handingOver = ours && this.greeting.size > 0 ? id : null;
+      if (this.handingOver !== null) this.emit({ type: 'handing_over', link: id });
+      else this.emit({ type: 'down', link: id, loss: ours ? {} : loss });
     } else if (this.abandonGreeting(now, id)) {
       if (this.live === null && !mayReturn(code)) return this.endByCode(code, loss.reason);
       this.emit({ type: 'link_failed', link: id, loss, timedOut: false });
+      this.failHandingOver();
     }
   }
 
@@ -128,6 +133,13 @@ export class ClientSession {
     // What it said may still be on its way.
     if (this.greeting.get(id)?.listed) this.strayUntil = now + STRAY_MS;
     return this.greeting.delete(id);
+  }
+
+  /** What was to take the session over did not: then it is down after all. */
+  failHandingOver() {
+    if (this.handingOver === null || this.greeting.size > 0) return;
+    this.emit({ type: 'down', link: this.handingOver, loss: {} });
+    this.handingOver = null;
   }
 
   /** @param {number} now */
@@ -191,6 +203,7 @@ export class ClientSession {
     this.greeting.delete(link.id);
     this.emit({ type: 'link_failed', link: link.id, loss: { reason: message.message, retryAfter }, timedOut: false });
     this.emit({ type: 'close_link', link: link.id, why: 'not_now' });
+    this.failHandingOver();
   }
 
   /**
@@ -203,6 +216,7 @@ export class ClientSession {
     this.greeting.delete(link.id);
     const older = this.live;
     this.live = link.id;
+    this.handingOver = null;
     this.identity = { session: welcome.session, secret: welcome.secret };
     this.peer = welcome.peer;
     this.user = welcome.user ?? null;
@@ -362,6 +376,7 @@ export class ClientSession {
       this.abandonGreeting(now, link.id);
       this.emit({ type: 'link_failed', link: link.id, loss: { reason: 'no welcome came in time' }, timedOut: true });
       this.emit({ type: 'close_link', link: link.id, why: 'no_welcome' });
+      this.failHandingOver();
     }
     if (this.live === null) return;
     if (this.liveness?.handleTimeout(now)) this.emit({ type: 'stalled', link: this.live });

@@ -43,6 +43,7 @@
  *   | {type: 'sent', id: number, error: HandoverError}
  *   | {type: 'room', room: string, event: RoomEvent}
  *   | {type: 'live', link: number, resumed: boolean, peer: string, user: string | null}
+ *   | {type: 'handing_over', link: number}
  *   | {type: 'down', link: number, loss: Loss}
  *   | {type: 'link_failed', link: number, loss: Loss, timedOut: boolean}
  *   | {type: 'close_link', link: number, why: string}
