@@ -230,3 +230,19 @@ fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_peer_did_is_told_from_what_the_system_lacks() {
+        use io::ErrorKind::{ConnectionAborted, OutOfMemory, PermissionDenied};
+        assert!(is_passing(&ConnectionAborted.into()));
+        for kind in [OutOfMemory, PermissionDenied] {
+            assert!(!is_passing(&kind.into()));
+        }
+        const EMFILE: i32 = 24;
+        assert!(!is_passing(&io::Error::from_raw_os_error(EMFILE)));
+    }
+}

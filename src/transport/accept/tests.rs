@@ -1,7 +1,7 @@
 //! The QUIC accept loop, with clients that find the house full.
 
 use std::any::Any;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use quinn::crypto::rustls::QuicClientConfig;
@@ -14,7 +14,7 @@ use web_transport_quinn::{ClientError, Session};
 use super::super::testkit::{Identity, SETTINGS, soon};
 use super::super::webtransport::{bind_udp, endpoint, server_config};
 use super::super::{Kind, Transport};
-use super::{Acceptor, Admitted, Attach, Gate, Refused, accept_quic};
+use super::{Acceptor, Admitted, Attach, Gate, Refused, accept_quic, bind_tcp};
 use crate::clock::Clock;
 
 /// A session that is kept as long as this is, with its place.
@@ -131,4 +131,18 @@ async fn once_stopped_it_turns_newcomers_away() {
     house.end.cancel();
     house.tasks.close();
     soon(house.tasks.wait()).await;
+}
+
+/// As `localhost` needs it: browsers take either family.
+#[tokio::test]
+async fn both_families_share_a_port() {
+    let v6 = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    if bind_udp(v6(0), true).is_err() {
+        return; // A machine without IPv6.
+    }
+    let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+    let udp = bind_udp(v4, true).unwrap().socket;
+    bind_udp(v6(udp.local_addr().unwrap().port()), true).unwrap();
+    let tcp = bind_tcp(v4, true).unwrap();
+    bind_tcp(v6(tcp.local_addr().unwrap().port()), true).unwrap();
 }
