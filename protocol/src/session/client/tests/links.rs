@@ -1,0 +1,215 @@
+//! Greeting, resuming, taking over, ending.
+
+use super::*;
+
+#[test]
+fn requests_follow_a_first_greeting_at_once_and_bulk_is_named() {
+    let mut session = ClientSession::new(Config::default());
+    assert!(session.wants_link().is_some());
+    session.join(room(), None).unwrap();
+    session.handle_connected(T0, LINK, Streams::PerLane);
+    assert!(session.wants_link().is_none());
+    let out = transmits(&mut session, LINK);
+    assert!(matches!(&out[0], ClientMessage::Hello(hello) if hello.resume.is_none()));
+    assert!(matches!(&out[1], ClientMessage::Join { id: 1, .. }));
+    assert_eq!(out[2], ClientMessage::Lane { lane: LogLane::Bulk });
+    assert_eq!(out.len(), 3);
+}
+
+#[test]
+fn requests_wait_for_the_answer_to_a_resume() {
+    let mut session = in_room();
+    session.fetch_members(&room()).unwrap();
+    session.handle_disconnected(T0, LINK, None);
+    assert_eq!(outputs(&mut session), [Output::Event(Event::Down)]);
+    session.handle_connected(T0, NEXT, Streams::One);
+    let out = transmits(&mut session, NEXT);
+    let [ClientMessage::Hello(hello)] = &out[..] else { panic!("{out:?}") };
+    let resume = hello.resume.as_ref().unwrap();
+    assert_eq!((resume.session.as_str(), resume.secret.expose()), ("s1", "secret"));
+    assert_eq!((resume.rooms[&room()].signal, resume.rooms[&room()].bulk), (1, 0));
+    session.handle_message(T0, NEXT, resumed(0));
+    assert!(matches!(transmits(&mut session, NEXT)[..], [ClientMessage::Members { id: 2, .. }]));
+}
+
+#[test]
+fn resume_repeats_unanswered_sends_that_were_not_applied() {
+    let mut session = in_room();
+    for n in 1..=3 {
+        send(&mut session, LogLane::Signal, n);
+    }
+    assert_eq!(sent(&mut session, LINK), [(1, 1), (2, 2), (3, 3)]);
+    session.handle_disconnected(T0, LINK, None);
+    session.handle_connected(T0, NEXT, Streams::One);
+    assert_eq!(sent(&mut session, NEXT), []);
+    session.handle_message(T0, NEXT, resumed(2));
+    assert_eq!(sent(&mut session, NEXT), [(3, 3)]);
+}
+
+#[test]
+fn the_older_connection_goes_on_until_the_newer_one_is_welcomed() {
+    let mut session = in_room();
+    session.replace_link();
+    assert_eq!(session.wants_link(), Some(Wanted { not_before: None, replaces: true }));
+    session.handle_connected(T0, NEXT, Streams::One);
+    transmits(&mut session, NEXT);
+    session.handle_message(T0, LINK, message(LogLane::Signal, 2));
+    assert_eq!(delivered(&mut session), [2]);
+    send(&mut session, LogLane::Signal, 7);
+    assert_eq!(sent(&mut session, LINK), [(1, 7)]);
+    session.handle_message(T0, NEXT, resumed(0));
+    assert!(outputs(&mut session).contains(&Output::Close(LINK, LinkClose::Replaced)));
+    session.handle_message(T0, LINK, message(LogLane::Signal, 3));
+    session.handle_message(T0, NEXT, message(LogLane::Signal, 2));
+    assert!(delivered(&mut session).is_empty(), "of a connection that is out, and had already");
+    assert_eq!(sent(&mut session, NEXT), [(1, 7)]);
+    assert!(session.wants_link().is_none());
+}
+
+#[test]
+fn being_replaced_by_oneself_is_no_end() {
+    let replaced = || ServerMessage::Close(Close::new(CloseCode::Replaced));
+    for newer_dies_first in [false, true] {
+        let mut session = in_room();
+        session.replace_link();
+        session.handle_connected(T0, NEXT, Streams::One);
+        transmits(&mut session, NEXT);
+        if newer_dies_first {
+            session.handle_disconnected(T0, NEXT, None);
+        }
+        session.handle_message(T0, LINK, replaced());
+        assert!(!session.is_ended());
+    }
+    let mut session = in_room();
+    session.handle_message(T0, LINK, replaced());
+    assert!(session.is_ended(), "somebody else has the session now");
+}
+
+#[test]
+fn close_codes_say_whether_to_come_back() {
+    for code in crate::wire::close::ALL {
+        let mut session = in_room();
+        let close = Close { retry_after: Some(700), ..Close::new(code) };
+        session.handle_message(T0, LINK, ServerMessage::Close(close));
+        assert_eq!(session.is_ended(), !code.may_return(), "{code}");
+        if code.may_return() {
+            let not_before = Some(T0 + Duration::from_millis(700));
+            assert_eq!(session.wants_link(), Some(Wanted { not_before, replaces: false }));
+        }
+        let mut session = in_room();
+        session.handle_disconnected(T0, LINK, Some(code.number()));
+        assert_eq!(session.is_ended(), !code.may_return(), "{code}, from the transport");
+    }
+}
+
+#[test]
+fn an_unknown_session_is_begun_anew_and_rooms_are_joined_again() {
+    let mut session = in_room();
+    let under_way = send(&mut session, LogLane::Signal, 1);
+    transmits(&mut session, LINK);
+    session.handle_disconnected(T0, LINK, None);
+    let waiting = send(&mut session, LogLane::Signal, 2);
+    session.handle_connected(T0, NEXT, Streams::One);
+    transmits(&mut session, NEXT);
+    outputs(&mut session);
+    session.handle_message(T0, NEXT, greeting_refused(ErrorCode::SessionUnknown));
+    let lost = Output::Sent(under_way, Err(SendError::Uncertain));
+    assert_eq!(outputs(&mut session), [lost]);
+    let out = transmits(&mut session, NEXT);
+    assert!(matches!(&out[0], ClientMessage::Hello(hello) if hello.resume.is_none()), "{out:?}");
+    let ClientMessage::Join { id, .. } = out[1] else { panic!("{out:?}") };
+    session.handle_message(T0, NEXT, ServerMessage::Welcome(welcome(false)));
+    session.handle_message(T0, NEXT, joined(id, 4, 0));
+    let reset = RoomEvent::Reset(ResetCause::NewSession, vec![member("me", 4)]);
+    assert!(outputs(&mut session).contains(&Output::Event(Event::Room(room(), reset))));
+    assert_eq!(sent(&mut session, NEXT), [(1, 2)]);
+    session.handle_message(T0, NEXT, accepted(1, 5));
+    assert!(matches!(outputs(&mut session)[..], [Output::Sent(id, Ok(_))] if id == waiting));
+}
+
+#[test]
+fn a_greeting_refused_for_good_ends_it_and_one_refused_for_now_waits() {
+    let mut session = ClientSession::new(Config::default());
+    session.handle_connected(T0, LINK, Streams::One);
+    transmits(&mut session, LINK);
+    session.handle_message(T0, LINK, greeting_refused(ErrorCode::Unavailable));
+    assert_eq!(outputs(&mut session), [Output::Close(LINK, LinkClose::NotNow)]);
+    let not_before = Some(T0 + GREETING_RETRY);
+    assert_eq!(session.wants_link(), Some(Wanted { not_before, replaces: false }));
+    session.handle_connected(T0, NEXT, Streams::One);
+    transmits(&mut session, NEXT);
+    session.handle_message(T0, NEXT, greeting_refused(ErrorCode::Unauthorized));
+    assert!(session.is_ended());
+}
+
+#[test]
+fn silence_is_probed_then_doubted_and_a_sign_of_life_takes_it_back() {
+    let mut session = in_room();
+    session.set_attention(Attention::CALL);
+    let probe_at = session.poll_timeout().unwrap();
+    assert_eq!(probe_at, T0 + Duration::from_secs(1));
+    session.handle_timeout(probe_at);
+    assert!(matches!(transmits(&mut session, LINK)[..], [ClientMessage::Ping { .. }]));
+    let doubt_at = session.poll_timeout().unwrap();
+    assert_eq!(doubt_at, T0 + Duration::from_secs(3));
+    session.handle_timeout(doubt_at);
+    assert_eq!(outputs(&mut session), [Output::Event(Event::Down)]);
+    assert_eq!(session.wants_link(), Some(Wanted { not_before: None, replaces: true }));
+    session.handle_alive(doubt_at, LINK);
+    assert!(session.wants_link().is_none());
+    assert!(matches!(outputs(&mut session)[..], [Output::Event(Event::Live(_))]));
+}
+
+#[test]
+fn a_gateway_that_does_not_welcome_is_given_up() {
+    let mut session = ClientSession::new(Config::default());
+    session.handle_connected(T0, LINK, Streams::One);
+    let due = session.poll_timeout().unwrap();
+    session.handle_timeout(due);
+    assert_eq!(outputs(&mut session), [Output::Close(LINK, LinkClose::NoWelcome)]);
+    assert!(session.wants_link().is_some());
+}
+
+#[test]
+fn draining_wants_a_new_connection_when_told() {
+    let mut session = in_room();
+    session.handle_message(T0, LINK, ServerMessage::Draining { reconnect_in: 250 });
+    let not_before = Some(T0 + Duration::from_millis(250));
+    assert_eq!(session.wants_link(), Some(Wanted { not_before, replaces: true }));
+}
+
+#[test]
+fn bye_waits_for_what_was_sent_before_it() {
+    let mut session = in_room();
+    send(&mut session, LogLane::Bulk, 1);
+    session.bye(T0 + Duration::from_secs(2));
+    assert_eq!(session.send(T0, &room(), LogLane::Bulk, None, body(2)), Err(CommandError::Ended));
+    assert_eq!(sent(&mut session, LINK), [(1, 1)]);
+    session.handle_message(T0, LINK, accepted_on(LogLane::Bulk, 1, 1));
+    assert_eq!(transmits(&mut session, LINK), [ClientMessage::Bye]);
+    outputs(&mut session);
+    session.handle_message(T0, LINK, ServerMessage::Close(Close::new(CloseCode::Bye)));
+    assert!(outputs(&mut session).contains(&Output::Event(Event::Ended(Ended::Bye))));
+}
+
+#[test]
+fn bye_does_not_wait_for_ever() {
+    let mut session = in_room();
+    let id = send(&mut session, LogLane::Bulk, 1);
+    transmits(&mut session, LINK);
+    session.bye(T0 + Duration::from_secs(2));
+    session.handle_timeout(T0 + Duration::from_secs(2));
+    let out = outputs(&mut session);
+    assert!(out.contains(&Output::Sent(id, Err(SendError::Uncertain))));
+    assert!(out.contains(&Output::Event(Event::Ended(Ended::Bye))));
+}
+
+pub(super) fn accepted(seq: u64, offset: u64) -> ServerMessage {
+    accepted_on(LogLane::Signal, seq, offset)
+}
+
+pub(super) fn accepted_on(lane: LogLane, seq: u64, offset: u64) -> ServerMessage {
+    let (room, epoch) = (room(), epoch());
+    let accepted = crate::wire::message::Accepted { room, lane, epoch, seq, offset };
+    ServerMessage::Accepted(accepted)
+}
