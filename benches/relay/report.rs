@@ -11,20 +11,10 @@ pub struct Row {
     pub samples: [Vec<Sample>; 2],
 }
 
-const WIDTHS: [usize; 12] = [36, 8, 7, 7, 13, 7, 7, 7, 7, 7, 5, 10];
+const WIDTHS: [usize; 12] = [36, 8, 7, 7, 14, 7, 7, 6, 7, 7, 5, 14];
 const HEADS: [&str; 12] = [
-    "scenario",
-    "per s",
-    "CPU us",
-    "floor",
-    "ratio (span)",
-    "p50 us",
-    "floor",
-    "ratio",
-    "p99 us",
-    "floor",
-    "lost",
-    "target",
+    "scenario", "per s", "CPU us", "floor", "ratio", "p50 us", "floor", "ratio", "p99 us", "floor",
+    "lost", "target",
 ];
 
 pub fn head() {

@@ -67,7 +67,8 @@ pub struct Stage {
     tally: Arc<Tally>,
     started: Instant,
     readers: Vec<JoinHandle<()>>,
-    _held: Vec<Held>,
+    /// What has to stay open although nobody speaks on it.
+    _held: Vec<(Option<Sender>, Held)>,
 }
 
 struct Talker {
@@ -89,6 +90,8 @@ struct Tally {
     progress: Notify,
 }
 
+static ROOMS: AtomicU64 = AtomicU64::new(0);
+
 /// How long nothing may arrive before what is missing counts as lost.
 const PATIENCE: Duration = Duration::from_millis(1_000);
 
@@ -108,8 +111,9 @@ impl Stage {
             Cast::Pairs(pairs) => pairs,
             Cast::Audience(_) => 1,
         };
-        for room in 0..rooms {
-            let room = format!("{}-{}-{room}", wire.name(), stage.fan_out);
+        for _ in 0..rooms {
+            // Never the same room twice: an earlier stage may not have been cleared yet.
+            let room = format!("room-{}", ROOMS.fetch_add(1, Ordering::Relaxed));
             let join = || Member::join(dialer, server, wire, &room, Purpose::Talk);
             let talker = join().await?;
             let mut to = String::new();
@@ -117,12 +121,12 @@ impl Stage {
                 let listener = join().await?;
                 to.clone_from(&listener.peer);
                 stage.listen(listener.receiver);
-                stage._held.push(listener.held);
+                stage._held.push((Some(listener.sender), listener.held));
             }
             let to = matches!(cast, Cast::Pairs(_)).then_some(to.as_str());
             // Its own messages come back as `accepted`, which has to be read too.
             stage.listen(talker.receiver);
-            stage._held.push(talker.held);
+            stage._held.push((None, talker.held));
             let script = Script::new(wire, &room, to);
             stage.talkers.push(Talker { sender: talker.sender, script, sent: 0 });
         }
