@@ -312,8 +312,8 @@ export class ClientSession {
       }
       const request = this.requests.transmit(now);
       if (request !== null) {
-        const { metadata, ...ask } = request.ask;
-        return encode({ ...ask, id: request.id }, { metadata });
+        const { type, metadata, ...ask } = request.ask;
+        return encode({ type, id: request.id, ...ask }, { metadata });
       }
     } else if (this.byeDue) return null;
     return this.nextSend(now, lane);

@@ -1,0 +1,263 @@
+/** The race between transports, and when there is another one. */
+import assert from 'node:assert/strict';
+import { mock, test } from 'node:test';
+import { Backoff } from '../src/backoff.js';
+import { dial, HEAD_START_MS } from '../src/dial.js';
+import { findEndpoints } from '../src/endpoints.js';
+import { Reconnector } from '../src/reconnect.js';
+
+/** @typedef {import('../src/transport/transport.js').Transport} Transport */
+/** @typedef {import('../src/transport/transport.js').TransportKind} TransportKind */
+
+const ENDPOINTS = { websocket: 'wss://host:4433/v1/ws', webtransport: 'https://host:4433/v1/wt' };
+
+/** Transports that open when the test says so. */
+class Track {
+  constructor() {
+    /** @type {string[]} */
+    this.events = [];
+    /** @type {Map<TransportKind, PromiseWithResolvers<Transport>>} */
+    this.runs = new Map();
+    /** @type {import('../src/dial.js').Openers} */
+    this.openers = {
+      webtransport: (signal) => this.open('webtransport', signal),
+      websocket: (signal) => this.open('websocket', signal),
+    };
+  }
+
+  /**
+   * @param {TransportKind} kind
+   * @param {AbortSignal} signal
+   */
+  open(kind, signal) {
+    this.events.push(`${kind} starts`);
+    signal.addEventListener('abort', () => this.events.push(`${kind} cancelled`));
+    /** @type {any} */
+    const run = {};
+    run.promise = new Promise((resolve, reject) => Object.assign(run, { resolve, reject }));
+    this.runs.set(kind, run);
+    return run.promise;
+  }
+
+  /** @param {TransportKind} kind */
+  finish(kind) {
+    const transport = /** @type {any} */ ({ kind, abort: () => this.events.push(`${kind} dropped`) });
+    this.runs.get(kind)?.resolve(transport);
+    return transport;
+  }
+
+  /** @param {TransportKind} kind */
+  fail(kind) {
+    this.runs.get(kind)?.reject(new Error(`no ${kind}`));
+  }
+}
+
+class Memory {
+  /** @type {Map<string, string>} */
+  kept = new Map();
+  getItem(/** @type {string} */ key) {
+    return this.kept.get(key) ?? null;
+  }
+
+  setItem(/** @type {string} */ key, /** @type {string} */ value) {
+    this.kept.set(key, value);
+  }
+}
+
+/** @param {() => Promise<void>} run with timers that only the test moves */
+async function timed(run) {
+  mock.timers.enable({ apis: ['setTimeout'] });
+  try {
+    await run();
+  } finally {
+    mock.timers.reset();
+  }
+}
+
+/** Lets promises settle. */
+async function turn() {
+  for (let round = 0; round < 10; round += 1) await null;
+}
+
+test('WebTransport has a head start, and wins if it needs no longer', () => timed(async () => {
+  const track = new Track();
+  const dialing = dial(ENDPOINTS, track);
+  mock.timers.tick(HEAD_START_MS - 1);
+  assert.deepEqual(track.events, ['webtransport starts']);
+  track.finish('webtransport');
+  assert.equal((await dialing).kind, 'webtransport');
+  mock.timers.tick(60_000);
+  assert.deepEqual(track.events, ['webtransport starts']);
+}));
+
+test('after it a WebSocket races; the loser is cancelled, and dropped if it opens all the same', () => timed(async () => {
+  const track = new Track();
+  const dialing = dial(ENDPOINTS, track);
+  mock.timers.tick(HEAD_START_MS);
+  track.finish('websocket');
+  assert.equal((await dialing).kind, 'websocket');
+  track.finish('webtransport');
+  await turn();
+  assert.deepEqual(track.events, ['webtransport starts', 'websocket starts', 'webtransport cancelled', 'webtransport dropped']);
+}));
+
+test('a failure does not wait for the head start to end, and two are an error', () => timed(async () => {
+  const track = new Track();
+  const dialing = dial(ENDPOINTS, track);
+  track.fail('webtransport');
+  await turn();
+  assert.deepEqual(track.events, ['webtransport starts', 'websocket starts']);
+  track.fail('websocket');
+  await assert.rejects(dialing, { code: 'unreachable' });
+}));
+
+test('that a WebSocket had to do is remembered for a while, per gateway', () => timed(async () => {
+  const memory = new Memory();
+  let wall = 1_000;
+  const options = () => ({ ...new Track(), memory, now: () => wall });
+  const first = new Track();
+  const dialing = dial(ENDPOINTS, { ...options(), openers: first.openers });
+  mock.timers.tick(HEAD_START_MS);
+  first.finish('websocket');
+  await dialing;
+  const again = new Track();
+  const second = dial(ENDPOINTS, { ...options(), openers: again.openers });
+  assert.deepEqual(again.events, ['webtransport starts', 'websocket starts']);
+  again.finish('websocket');
+  await second;
+  wall += 3_600_000;
+  const late = new Track();
+  const third = dial(ENDPOINTS, { ...options(), openers: late.openers });
+  assert.deepEqual(late.events, ['webtransport starts']);
+  late.finish('webtransport');
+  await third;
+  const hostile = { getItem: () => assert.fail(), setItem: () => assert.fail() };
+  const denied = new Track();
+  const fourth = dial(ENDPOINTS, { openers: denied.openers, memory: hostile });
+  denied.finish('webtransport');
+  assert.equal((await fourth).kind, 'webtransport');
+}));
+
+test('an abort cancels everything', () => timed(async () => {
+  const track = new Track();
+  const abort = new AbortController();
+  const dialing = dial(ENDPOINTS, { ...track, openers: track.openers, signal: abort.signal });
+  mock.timers.tick(HEAD_START_MS);
+  abort.abort();
+  await assert.rejects(dialing, { code: 'aborted' });
+  assert.deepEqual(track.events.slice(2), ['webtransport cancelled', 'websocket cancelled']);
+  await assert.rejects(dial(ENDPOINTS, { openers: track.openers, signal: abort.signal }), { code: 'aborted' });
+}));
+
+test('a chosen transport is the only one tried; none that answers is an error in time', () => timed(async () => {
+  const track = new Track();
+  const dialing = dial(ENDPOINTS, { openers: track.openers, transport: 'websocket' });
+  mock.timers.tick(60_000);
+  await assert.rejects(dialing, { code: 'unreachable' });
+  assert.deepEqual(track.events, ['websocket starts', 'websocket cancelled']);
+  await assert.rejects(dial({ ...ENDPOINTS, webtransport: null }, { transport: 'webtransport' }), { code: 'unsupported' });
+}));
+
+test('waits double under full jitter, the first retry is at once, and the gateway is obeyed', () => {
+  const backoff = new Backoff({ random: () => 1 });
+  assert.deepEqual([0, 1, 2, 3, 4, 5, 6, 7].map(() => backoff.next()), [0, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]);
+  backoff.reset();
+  assert.equal(backoff.next(2_500), 3_500);
+  assert.equal(new Backoff({ random: () => 0 }).next(2_500), 2_500);
+});
+
+/** A reconnector and what it does. */
+function reconnector(/** @type {'auto' | TransportKind} */ choice = 'auto') {
+  const track = new Track();
+  /** @type {[string, number | null][]} */
+  const failed = [];
+  /** @type {string[]} */
+  const dials = [];
+  let now = 0;
+  const it = new Reconnector({
+    dial: (choice, signal) => {
+      dials.push(choice);
+      return track.open(choice === 'auto' ? 'webtransport' : choice, signal);
+    },
+    opened: () => {},
+    failed: (error, wait) => failed.push([error.code, wait]),
+    canPromote: () => true,
+    now: () => now,
+    random: () => 1,
+  }, choice);
+  return { it, track, dials, failed, pass: (/** @type {number} */ ms) => {
+    now += ms;
+    mock.timers.tick(ms);
+  } };
+}
+
+test('a lost connection is dialled at once, then with growing pauses', () => timed(async () => {
+  const { it, track, dials, failed, pass } = reconnector();
+  it.live('webtransport');
+  it.lost();
+  assert.deepEqual(dials, ['auto']);
+  track.fail('webtransport');
+  await turn();
+  assert.deepEqual(failed, [['unreachable', 1_000]]);
+  pass(999);
+  assert.equal(dials.length, 1);
+  pass(1);
+  assert.equal(dials.length, 2);
+  it.hinted();
+  assert.equal(dials.length, 3, 'a hint does not wait');
+  it.stop();
+}));
+
+test('a WebSocket session tries WebTransport later, and moves', () => timed(async () => {
+  const { it, track, dials, pass } = reconnector();
+  it.live('websocket');
+  pass(14_999);
+  assert.deepEqual(dials, []);
+  pass(30_001);
+  assert.deepEqual(dials, ['webtransport']);
+  track.fail('webtransport');
+  await turn();
+  pass(15_000 + 60_000);
+  assert.deepEqual(dials, ['webtransport', 'webtransport']);
+  track.finish('webtransport');
+  await turn();
+  it.live('webtransport');
+  pass(3_600_000);
+  assert.equal(dials.length, 2);
+  it.stop();
+}));
+
+test('WebTransport that stalls again and again is left for a WebSocket', () => timed(async () => {
+  const { it, dials } = reconnector();
+  it.live('webtransport');
+  it.stalled();
+  it.live('webtransport');
+  it.stalled();
+  assert.deepEqual(dials, ['auto', 'websocket']);
+  it.stop();
+}));
+
+test('WebTransport that opens and is never welcomed is left at once', () => timed(async () => {
+  const { it, dials, pass } = reconnector();
+  it.dialNow();
+  it.refused(/** @type {Transport} */ ({ kind: 'webtransport' }), { timedOut: true });
+  it.dialNow();
+  assert.deepEqual(dials, ['auto', 'websocket']);
+  pass(60_000);
+  it.dialNow();
+  assert.equal(dials.at(-1), 'auto');
+  it.stop();
+}));
+
+test('addresses lead to endpoints', async () => {
+  const identity = { algorithm: 'sha-256', value: btoa('hash'), expires: 1, port: 5_000 };
+  const answer = (/** @type {any} */ body, ok = true) => /** @type {any} */ (async () => ({ ok, json: async () => body }));
+  const secure = await findEndpoints('https://gate.example/room', { fetch: () => assert.fail() });
+  assert.deepEqual(secure, { websocket: 'wss://gate.example/v1/ws', webtransport: 'https://gate.example/v1/wt', certificateHash: undefined });
+  const plain = await findEndpoints('http://localhost:8080', { fetch: answer(identity) });
+  assert.equal(plain.webtransport, 'https://localhost:5000/v1/wt');
+  assert.deepEqual(new Uint8Array(plain.certificateHash ?? new ArrayBuffer(0)), new TextEncoder().encode('hash'));
+  assert.equal((await findEndpoints('http://localhost:8080', { fetch: answer({}, false) })).webtransport, null);
+  assert.equal((await findEndpoints('http://localhost:8080', { webTransport: false, fetch: () => assert.fail() })).webtransport, null);
+  await assert.rejects(findEndpoints('ftp://x'), { code: 'bad_request' });
+});

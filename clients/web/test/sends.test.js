@@ -1,0 +1,80 @@
+/** What waits to be accepted on one lane. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { Sends, SETTLE_TIMEOUT_MS } from '../src/session/sends.js';
+
+/** @param {number} count */
+function sends(count) {
+  const lane = new Sends();
+  for (let id = 1; id <= count; id += 1) lane.push(id, undefined, String(id));
+  return lane;
+}
+
+/**
+ * Everything that goes out now: [number, which].
+ * @param {Sends} lane
+ */
+function out(lane, now = 0) {
+  const went = [];
+  for (let item = lane.transmit(now); item !== null; item = lane.transmit(now)) went.push([item.seq, item.id]);
+  return went;
+}
+
+const ids = (/** @type {{id: number}[]} */ items) => items.map(({ id }) => id);
+
+test('numbers count up, and accepted is cumulative', () => {
+  const lane = sends(3);
+  assert.deepEqual(out(lane), [[1, 1], [2, 2], [3, 3]]);
+  assert.deepEqual(ids(lane.accept(2)), [1, 2]);
+  assert.deepEqual(ids(lane.accept(2)), []);
+  assert.deepEqual(ids(lane.accept(3)), [3]);
+  assert.equal(lane.cost, 0);
+});
+
+test('behind a refused one the others take its number, once all are answered', () => {
+  const lane = sends(4);
+  out(lane);
+  assert.deepEqual(ids(lane.accept(1)), [1]);
+  assert.equal(lane.refuse(0, 2, { code: 'no_such_peer' }), 2);
+  lane.push(5, undefined, '5');
+  assert.deepEqual(out(lane), [], 'the lane settles first');
+  assert.equal(lane.refuse(0, 3, { code: 'seq_gap', expected: 2 }), null);
+  assert.deepEqual(out(lane), []);
+  assert.equal(lane.refuse(0, 4, { code: 'seq_gap', expected: 2 }), null);
+  assert.deepEqual(out(lane), [[2, 3], [3, 4], [4, 5]]);
+});
+
+test('later means the same number after the wait', () => {
+  const lane = sends(2);
+  out(lane);
+  lane.refuse(100, 1, { code: 'unavailable', retry_after: 500 });
+  lane.refuse(100, 2, { code: 'seq_gap', expected: 1 });
+  assert.deepEqual(out(lane, 599), []);
+  assert.equal(lane.due(), 600);
+  assert.deepEqual(out(lane, 600), [[1, 1], [2, 2]]);
+});
+
+test('after a resume only what was not applied goes out again', () => {
+  const lane = sends(3);
+  out(lane);
+  lane.push(4, undefined, '4');
+  lane.resume(2);
+  assert.deepEqual(out(lane), [[3, 3], [4, 4]]);
+  assert.deepEqual(ids(lane.accept(2)), [1, 2], 'answered in the replay');
+});
+
+test('a lost session leaves what was under way uncertain and keeps the rest', () => {
+  const lane = sends(1);
+  out(lane);
+  lane.push(2, undefined, '2');
+  assert.deepEqual(ids(lane.disown()), [1]);
+  assert.deepEqual(out(lane), [[1, 2]]);
+});
+
+test('a gateway that leaves answers out is found out', () => {
+  const lane = sends(2);
+  out(lane);
+  lane.refuse(0, 1, { code: 'no_such_peer' });
+  assert.equal(lane.isOutOfStep(SETTLE_TIMEOUT_MS - 1), false);
+  assert.equal(lane.isOutOfStep(SETTLE_TIMEOUT_MS), true);
+});
