@@ -73,6 +73,23 @@ import { bodyText, metadataText } from './wire/message.js';
 const BYE_TIMEOUT_MS = 1_000;
 /** @extends {Emitter<ClientEvents>} */
 export class Client extends Emitter {
+  /** @type {ConnectOptions} */
+  #options;
+  /** @type {ClientSession} */
+  #session;
+  /** @type {Carrier} */
+  #carrier;
+  /** @type {Map<string, Waiting>} who waits for an answer */
+  #waiting = new Map();
+  /** @type {Map<string, Promise<Room>>} */
+  #joining = new Map();
+  /** @type {number | null} since when nothing gets through */
+  #downSince = null;
+  /** @type {PromiseWithResolvers<void>} settled by the first connection */
+  #first = withResolvers();
+  /** @type {PromiseWithResolvers<void>} */
+  #finished = withResolvers();
+
   /**
    * Use {@link connect}.
    * @param {string | URL} url
@@ -88,45 +105,32 @@ export class Client extends Emitter {
     this.quality = null;
     /** @type {Map<string, Room>} The rooms joined, by name. */
     this.rooms = new Map();
-    /** @private */
-    this.options = options;
-    /** @private */
-    this.session = new ClientSession({ agent: options.agent });
-    /** @private */
-    this.carrier = new Carrier(this.session, url, options, {
-      output: (output) => this.handleOutput(output),
+    this.#options = options;
+    this.#session = new ClientSession({ agent: options.agent });
+    this.#carrier = new Carrier(this.#session, url, options, {
+      output: (output) => this.#handleOutput(output),
       log: (entry) => this.emit('log', entry),
       logging: () => this.isHeard('log'),
-      dialFailed: (error, retryInMs) => this.dialFailed(error, retryInMs),
+      dialFailed: (error, retryInMs) => this.#dialFailed(error, retryInMs),
     });
-    /** @type {Map<string, Waiting>} who waits for an answer @private */
-    this.waiting = new Map();
-    /** @type {Map<string, Promise<Room>>} @private */
-    this.joining = new Map();
-    /** @type {number | null} since when nothing gets through @private */
-    this.downSince = null;
-    /** @type {PromiseWithResolvers<void>} settled by the first connection @private */
-    this.first = withResolvers();
-    /** @type {PromiseWithResolvers<void>} @private */
-    this.finished = withResolvers();
   }
 
   /** @internal */
   async start() {
-    const { signal } = this.options;
+    const { signal } = this.#options;
     const aborted = () => {
-      if (this.state === 'connecting') this.first.reject(abortError(signal));
+      if (this.state === 'connecting') this.#first.reject(abortError(signal));
       void this.close();
     };
     if (signal?.aborted) throw abortError(signal);
     signal?.addEventListener('abort', aborted, { once: true });
-    void this.finished.promise.then(() => signal?.removeEventListener('abort', aborted));
-    this.carrier.start();
+    void this.#finished.promise.then(() => signal?.removeEventListener('abort', aborted));
+    this.#carrier.start();
     try {
-      await this.first.promise;
+      await this.#first.promise;
     } catch (error) {
-      this.session.end(null, Close.BYE);
-      this.carrier.pump();
+      this.#session.end(null, Close.BYE);
+      this.#carrier.pump();
       throw error;
     }
     return this;
@@ -134,32 +138,32 @@ export class Client extends Emitter {
 
   /** One's public name in rooms. A new one if the session had to be started anew. */
   get peer() {
-    return this.session.peer;
+    return this.#session.peer;
   }
 
   /** Who the token says one is; null if anonymous. */
   get user() {
-    return this.session.user;
+    return this.#session.user;
   }
 
   /** What carries the session; null while nothing does. */
   get transport() {
-    return this.carrier.transport?.kind ?? null;
+    return this.#carrier.transport?.kind ?? null;
   }
 
   /** What the gateway accepts. */
   get limits() {
-    return this.session.limits;
+    return this.#session.limits;
   }
 
   /** Whether a dead connection must be noticed within three seconds. Costs a ping a second. */
   get inCall() {
-    return this.session.inCall;
+    return this.#session.inCall;
   }
 
   set inCall(inCall) {
-    this.session.setInCall(now(), inCall);
-    this.carrier.pump();
+    this.#session.setInCall(now(), inCall);
+    this.#carrier.pump();
   }
 
   /**
@@ -172,12 +176,12 @@ export class Client extends Emitter {
   async join(name, { metadata, signal } = {}) {
     const present = this.rooms.get(name);
     if (present !== undefined) return present;
-    const joining = this.joining.get(name) ?? this.joinNow(name, metadata, signal);
-    this.joining.set(name, joining);
+    const joining = this.#joining.get(name) ?? this.#joinNow(name, metadata, signal);
+    this.#joining.set(name, joining);
     try {
       return await joining;
     } finally {
-      this.joining.delete(name);
+      this.#joining.delete(name);
     }
   }
 
@@ -186,22 +190,21 @@ export class Client extends Emitter {
    * @param {Record<string, any> | undefined} metadata
    * @param {AbortSignal | undefined} signal
    * @returns {Promise<Room>}
-   * @private
    */
-  async joinNow(name, metadata, signal) {
+  async #joinNow(name, metadata, signal) {
     if (signal?.aborted) throw abortError(signal);
     const text = metadata === undefined ? undefined : metadataText(metadata);
-    const request = this.session.join(name, text);
+    const request = this.#session.join(name, text);
     const aborted = () => {
-      if (!this.waiting.has(`request ${request}`)) return;
-      this.settle(`request ${request}`, ({ reject }) => reject(abortError(signal)));
-      this.session.leave(name);
-      this.carrier.pump();
+      if (!this.#waiting.has(`request ${request}`)) return;
+      this.#settle(`request ${request}`, ({ reject }) => reject(abortError(signal)));
+      this.#session.leave(name);
+      this.#carrier.pump();
     };
     signal?.addEventListener('abort', aborted, { once: true });
     try {
       // The room exists from the moment of the answer on: what follows it may be right behind.
-      return await this.wait('request', request, (members) => this.enter(name, members));
+      return await this.#wait('request', request, (members) => this.#enter(name, members));
     } finally {
       signal?.removeEventListener('abort', aborted);
     }
@@ -210,9 +213,8 @@ export class Client extends Emitter {
   /**
    * @param {string} name
    * @param {import('./wire/message.js').Member[]} members
-   * @private
    */
-  enter(name, members) {
+  #enter(name, members) {
     const room = new Room(this, name);
     room.seat(members);
     this.rooms.set(name, room);
@@ -224,7 +226,7 @@ export class Client extends Emitter {
    * @returns {Promise<{iceServers: RTCIceServer[], ttl: number}>}
    */
   async iceServers() {
-    return this.wait('request', this.session.request({ type: 'ice' }));
+    return this.#wait('request', this.#session.request({ type: 'ice' }));
   }
 
   /**
@@ -233,8 +235,8 @@ export class Client extends Emitter {
    * @returns {Promise<void>}
    */
   async refresh(token) {
-    this.session.token = token;
-    return this.wait('request', this.session.request({ type: 'refresh', token }));
+    this.#session.token = token;
+    return this.#wait('request', this.#session.request({ type: 'refresh', token }));
   }
 
   /**
@@ -244,9 +246,9 @@ export class Client extends Emitter {
    * @returns {Promise<void>}
    */
   async switchTransport(transport) {
-    const before = this.carrier.reconnector.choice;
+    const before = this.#carrier.reconnector.choice;
     if (transport === 'auto' || transport === this.transport) {
-      this.carrier.reconnector.choose(transport);
+      this.#carrier.reconnector.choose(transport);
       return;
     }
     const done = new AbortController();
@@ -259,11 +261,11 @@ export class Client extends Emitter {
     this.listen('state', ({ state, error }) => {
       if (state === 'closed') moved.reject(error ?? new HandoverError('closed', 'the session is over'));
     }, { signal });
-    this.carrier.reconnector.choose(transport);
+    this.#carrier.reconnector.choose(transport);
     try {
       await moved.promise;
     } catch (error) {
-      this.carrier.reconnector.choose(before);
+      this.#carrier.reconnector.choose(before);
       throw error;
     } finally {
       done.abort();
@@ -277,13 +279,13 @@ export class Client extends Emitter {
    */
   async close() {
     if (this.state === 'closed') return;
-    this.session.close();
-    this.carrier.pump();
+    this.#session.close();
+    this.#carrier.pump();
     const timer = setTimeout(() => {
-      this.session.end(null, Close.BYE);
-      this.carrier.pump();
+      this.#session.end(null, Close.BYE);
+      this.#carrier.pump();
     }, BYE_TIMEOUT_MS);
-    await this.finished.promise;
+    await this.#finished.promise;
     clearTimeout(timer);
   }
 
@@ -292,7 +294,7 @@ export class Client extends Emitter {
    * @param {number} [holdMs] dial nothing for so long
    */
   debugDrop(holdMs = 0) {
-    this.carrier.cut(holdMs);
+    this.#carrier.cut(holdMs);
   }
 
   // What rooms ask
@@ -306,7 +308,7 @@ export class Client extends Emitter {
    * @internal
    */
   async sendTo(room, lane, body, to) {
-    return this.wait('send', this.session.send(room, lane, bodyText(body), to));
+    return this.#wait('send', this.#session.send(room, lane, bodyText(body), to));
   }
 
   /**
@@ -316,8 +318,8 @@ export class Client extends Emitter {
    * @internal
    */
   ephemeralTo(room, body, to) {
-    const text = this.session.ephemeral(room, bodyText(body), to);
-    return text !== null && this.carrier.writeEphemeral(text);
+    const text = this.#session.ephemeral(room, bodyText(body), to);
+    return text !== null && this.#carrier.writeEphemeral(text);
   }
 
   /**
@@ -327,7 +329,7 @@ export class Client extends Emitter {
    * @internal
    */
   async updateIn(name, metadata) {
-    await this.wait('request', this.session.update(name, metadataText(metadata)));
+    await this.#wait('request', this.#session.update(name, metadataText(metadata)));
     const self = this.rooms.get(name)?.self;
     if (self !== undefined) self.metadata = metadata;
   }
@@ -339,7 +341,7 @@ export class Client extends Emitter {
    */
   async leaveRoom(room) {
     if (room.isClosed) return;
-    await this.wait('request', this.session.leave(room.name));
+    await this.#wait('request', this.#session.leave(room.name));
     if (this.rooms.get(room.name) === room) this.rooms.delete(room.name);
     room.finish(null);
   }
@@ -349,23 +351,21 @@ export class Client extends Emitter {
    * @param {number} id
    * @param {(value: any) => any} [take] makes of the answer what is waited for
    * @returns {Promise<any>}
-   * @private
    */
-  wait(kind, id, take = (value) => value) {
+  #wait(kind, id, take = (value) => value) {
     return new Promise((resolve, reject) => {
-      this.waiting.set(`${kind} ${id}`, { resolve: (value) => resolve(take(value)), reject });
-      this.carrier.pump();
+      this.#waiting.set(`${kind} ${id}`, { resolve: (value) => resolve(take(value)), reject });
+      this.#carrier.pump();
     });
   }
 
   /**
    * @param {string} key
    * @param {(waiting: Waiting) => void} how
-   * @private
    */
-  settle(key, how) {
-    const waiting = this.waiting.get(key);
-    this.waiting.delete(key);
+  #settle(key, how) {
+    const waiting = this.#waiting.get(key);
+    this.#waiting.delete(key);
     if (waiting !== undefined) how(waiting);
   }
 
@@ -374,40 +374,38 @@ export class Client extends Emitter {
   /**
    * @param {HandoverError} error
    * @param {number | null} retryInMs
-   * @private
    */
-  dialFailed(error, retryInMs) {
+  #dialFailed(error, retryInMs) {
     this.emit('dial_failed', { error, retryInMs });
-    if (this.state === 'connecting' && !(this.options.retry && error.code === 'unreachable')) {
-      this.first.reject(error);
+    if (this.state === 'connecting' && !(this.#options.retry && error.code === 'unreachable')) {
+      this.#first.reject(error);
     }
   }
 
   /**
    * @param {Output} output
-   * @private
    */
-  handleOutput(output) {
+  #handleOutput(output) {
     switch (output.type) {
       case 'room':
-        return this.handleRoom(output.room, output.event);
+        return this.#handleRoom(output.room, output.event);
       case 'answer':
-        return this.settle(`request ${output.id}`, ({ resolve, reject }) =>
+        return this.#settle(`request ${output.id}`, ({ resolve, reject }) =>
           'error' in output ? reject(output.error) : resolve(output.value));
       case 'sent':
-        return this.settle(`send ${output.id}`, ({ resolve, reject }) =>
+        return this.#settle(`send ${output.id}`, ({ resolve, reject }) =>
           'error' in output ? reject(output.error) : resolve(output.receipt));
       case 'live':
-        return this.handleLive(output.resumed);
+        return this.#handleLive(output.resumed);
       case 'handing_over':
-        this.downSince ??= now();
+        this.#downSince ??= now();
         return;
       case 'down':
-        return this.setDown(now(), output.loss);
+        return this.#setDown(now(), output.loss);
       case 'stalled':
-        return this.setDown(this.session.liveness?.heard ?? now(), { reason: 'the connection went silent' });
+        return this.#setDown(this.#session.liveness?.heard ?? now(), { reason: 'the connection went silent' });
       case 'recovered':
-        return this.setConnected(true);
+        return this.#setConnected(true);
       case 'rtt':
         this.rtt = output.rtt;
         return this.emit('rtt', { rtt: output.rtt });
@@ -418,13 +416,13 @@ export class Client extends Emitter {
         return this.emit('moved', {});
       case 'expiring':
         this.emit('expiring', { in: output.in });
-        return void this.renewToken();
+        return void this.#renewToken();
       case 'draining':
         return this.emit('draining', { reconnectIn: output.reconnectIn });
       case 'refused':
         return this.emit('refused', { error: output.error, room: output.room });
       case 'ended':
-        return this.handleEnded(output.error);
+        return this.#handleEnded(output.error);
       default:
     }
   }
@@ -432,9 +430,8 @@ export class Client extends Emitter {
   /**
    * @param {string} name
    * @param {import('./session/output.js').RoomEvent} event
-   * @private
    */
-  handleRoom(name, event) {
+  #handleRoom(name, event) {
     const room = this.rooms.get(name);
     if (event.type === 'lost') this.rooms.delete(name);
     room?.handle(event);
@@ -442,73 +439,67 @@ export class Client extends Emitter {
 
   /**
    * @param {boolean} resumed
-   * @private
    */
-  handleLive(resumed) {
+  #handleLive(resumed) {
     this.rtt = null;
-    const gapMs = this.downSince === null ? 0 : now() - this.downSince;
+    const gapMs = this.#downSince === null ? 0 : now() - this.#downSince;
     const transport = /** @type {TransportKind} */ (this.transport);
     this.emit('transport', { transport, resumed, gapMs });
-    this.setConnected(resumed);
-    this.first.resolve();
+    this.#setConnected(resumed);
+    this.#first.resolve();
   }
 
   /**
    * @param {boolean} resumed
-   * @private
    */
-  setConnected(resumed) {
-    const gapMs = this.downSince === null ? 0 : now() - this.downSince;
-    this.downSince = null;
+  #setConnected(resumed) {
+    const gapMs = this.#downSince === null ? 0 : now() - this.#downSince;
+    this.#downSince = null;
     // A connection that gave way to another one was no interruption.
-    this.setState('connected', { resumed, gapMs, error: null });
+    this.#setState('connected', { resumed, gapMs, error: null });
   }
 
   /**
    * @param {number} since
    * @param {import('./session/output.js').Loss} loss
-   * @private
    */
-  setDown(since, { code, reason }) {
-    this.downSince ??= since;
+  #setDown(since, { code, reason }) {
+    this.#downSince ??= since;
     const error = new HandoverError('interrupted', reason ?? 'the connection was lost', { closeCode: code });
-    if (this.state === 'connected') this.setState('reconnecting', { error });
+    if (this.state === 'connected') this.#setState('reconnecting', { error });
   }
 
   /**
    * @param {State} state
    * @param {Partial<StateChange>} detail
-   * @private
    */
-  setState(state, detail) {
+  #setState(state, detail) {
     if (this.state === state) return;
     const previous = this.state;
     this.state = state;
     this.emit('state', { ...detail, state, previous, transport: this.transport });
   }
 
-  /** @private */
-  async renewToken() {
-    const { token } = this.options;
+  async #renewToken() {
+    const { token } = this.#options;
     if (typeof token !== 'function') return;
     try {
       await this.refresh(await token());
     } catch (error) {
       // The session goes on until the old token ends; the next dial asks for one again.
-      this.carrier.note(`no new token: ${error}`);
+      this.#carrier.note(`no new token: ${error}`);
     }
   }
 
   /**
    * @param {HandoverError | null} error
-   * @private
    */
-  handleEnded(error) {
+  #handleEnded(error) {
     for (const room of this.rooms.values()) room.finish(error);
     this.rooms.clear();
-    if (error !== null) this.first.reject(error);
-    this.setState('closed', { error });
-    this.finished.resolve();
+    if (error !== null) this.#first.reject(error);
+    this.#setState('closed', { error });
+    this.#finished.resolve();
   }
 }
 

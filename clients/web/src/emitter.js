@@ -4,8 +4,8 @@
  * @template {Record<string, any>} Events
  */
 export class Emitter extends EventTarget {
-  /** @type {Set<string>} what anybody ever listened to @private */
-  heard = new Set();
+  /** @type {Set<string>} what anybody ever listened to */
+  #heard = new Set();
 
   /**
    * @param {string} type
@@ -13,7 +13,7 @@ export class Emitter extends EventTarget {
    * @param {Parameters<EventTarget['addEventListener']>[2]} [options]
    */
   addEventListener(type, listener, options) {
-    this.heard.add(type);
+    this.#heard.add(type);
     super.addEventListener(type, listener, options);
   }
 
@@ -22,7 +22,7 @@ export class Emitter extends EventTarget {
    * @param {keyof Events & string} type
    */
   isHeard(type) {
-    return this.heard.has(type);
+    return this.#heard.has(type);
   }
 
   /**

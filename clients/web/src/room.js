@@ -34,6 +34,13 @@ const BUFFER_DEFAULT = 256;
 
 /** @extends {Emitter<RoomEvents>} */
 export class Room extends Emitter {
+  /** @type {Client} */
+  #client;
+  /** @type {Set<{wanted: (event: RoomEvent) => boolean, stream: EventStream<any>}>} */
+  #feeds = new Set();
+  /** @type {RoomEvent[] | null} what came right behind the answer */
+  #early = [];
+
   /**
    * @param {Client} client
    * @param {string} name
@@ -46,32 +53,26 @@ export class Room extends Emitter {
     this.members = new Map();
     /** Whether the membership is over. */
     this.isClosed = false;
-    /** @private */
-    this.client = client;
-    /** @type {Set<{wanted: (event: RoomEvent) => boolean, stream: EventStream<any>}>} @private */
-    this.feeds = new Set();
-    /** @type {RoomEvent[] | null} what came right behind the answer @private */
-    this.early = [];
+    this.#client = client;
     // Whoever awaits the join listens in the moment the room is handed out, and misses
     // nothing that came in the same packet.
-    setTimeout(() => this.release(), 0);
+    setTimeout(() => this.#release(), 0);
   }
 
-  /** @private */
-  release() {
-    const { early } = this;
-    this.early = null;
+  #release() {
+    const early = this.#early;
+    this.#early = null;
     for (const event of early ?? []) this.handle(event);
   }
 
   /** Oneself as the others see one. */
   get self() {
-    return this.members.get(this.client.peer ?? '');
+    return this.members.get(this.#client.peer ?? '');
   }
 
   /** The other members, those who joined first in front. */
   get others() {
-    return [...this.members.values()].filter(({ peer }) => peer !== this.client.peer);
+    return [...this.members.values()].filter(({ peer }) => peer !== this.#client.peer);
   }
 
   /**
@@ -85,7 +86,7 @@ export class Room extends Emitter {
    * @returns {Promise<Receipt>}
    */
   send(body, { lane = 'signal', to } = {}) {
-    return this.client.sendTo(this.name, lane, body, to);
+    return this.#client.sendTo(this.name, lane, body, to);
   }
 
   /**
@@ -95,7 +96,7 @@ export class Room extends Emitter {
    * @returns {boolean} false if it could not go out at once and was dropped
    */
   ephemeral(body, { to } = {}) {
-    return this.client.ephemeralTo(this.name, body, to);
+    return this.#client.ephemeralTo(this.name, body, to);
   }
 
   /**
@@ -104,12 +105,12 @@ export class Room extends Emitter {
    * @returns {Promise<void>}
    */
   update(metadata) {
-    return this.client.updateIn(this.name, metadata);
+    return this.#client.updateIn(this.name, metadata);
   }
 
   /** Ends the membership, after everything sent before has been accepted. */
   leave() {
-    return this.client.leaveRoom(this);
+    return this.#client.leaveRoom(this);
   }
 
   /**
@@ -120,7 +121,7 @@ export class Room extends Emitter {
   messages({ lane, buffer, signal } = {}) {
     const wanted = (/** @type {RoomEvent} */ event) =>
       event.type === 'message' && (lane === undefined || event.lane === lane);
-    return this.stream(wanted, buffer, signal);
+    return this.#stream(wanted, buffer, signal);
   }
 
   /**
@@ -129,7 +130,7 @@ export class Room extends Emitter {
    * @returns {AsyncIterableIterator<RoomEvent>} ends with the membership
    */
   events({ buffer, signal } = {}) {
-    return this.stream(() => true, buffer, signal);
+    return this.#stream(() => true, buffer, signal);
   }
 
   /**
@@ -137,17 +138,16 @@ export class Room extends Emitter {
    * @param {number} buffer
    * @param {AbortSignal | undefined} signal
    * @returns {EventStream<any>}
-   * @private
    */
-  stream(wanted, buffer = BUFFER_DEFAULT, signal = undefined) {
+  #stream(wanted, buffer = BUFFER_DEFAULT, signal = undefined) {
     const entry = { wanted, stream: new EventStream(buffer, () => {
-      this.feeds.delete(entry);
+      this.#feeds.delete(entry);
       signal?.removeEventListener('abort', stop);
     }) };
     const stop = () => entry.stream.finish();
     if (this.isClosed || signal?.aborted) entry.stream.finish();
     else {
-      this.feeds.add(entry);
+      this.#feeds.add(entry);
       signal?.addEventListener('abort', stop, { once: true });
     }
     return entry.stream;
@@ -159,22 +159,21 @@ export class Room extends Emitter {
    */
   handle(event) {
     if (this.isClosed) return;
-    if (this.early !== null) {
-      this.early.push(event);
+    if (this.#early !== null) {
+      this.#early.push(event);
       return;
     }
     if (event.type === 'lost') return this.finish(event.error);
-    this.apply(event);
-    for (const { wanted, stream } of [...this.feeds]) if (wanted(event)) stream.push(event);
+    this.#apply(event);
+    for (const { wanted, stream } of [...this.#feeds]) if (wanted(event)) stream.push(event);
     const { type, ...detail } = event;
     this.emit(type, /** @type {any} */ (detail));
   }
 
   /**
    * @param {RoomEvent} event
-   * @private
    */
-  apply(event) {
+  #apply(event) {
     if ('members' in event) this.seat(event.members);
     else if (event.type === 'member_left') this.members.delete(event.member.peer);
     else if ('member' in event) this.members.set(event.member.peer, event.member);
@@ -196,7 +195,7 @@ export class Room extends Emitter {
   finish(error) {
     if (this.isClosed) return;
     this.isClosed = true;
-    for (const { stream } of [...this.feeds]) stream.finish(error);
+    for (const { stream } of [...this.#feeds]) stream.finish(error);
     this.emit('closed', { error });
   }
 }
