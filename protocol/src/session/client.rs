@@ -25,7 +25,7 @@ mod room;
 mod sends;
 mod transmit;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 pub use output::{
@@ -171,7 +171,7 @@ pub struct ClientSession {
     not_before: Option<Time>,
     /// The gateway goes away: another connection is wanted then.
     redial_at: Option<Time>,
-    rooms: HashMap<RoomName, Room>,
+    rooms: BTreeMap<RoomName, Room>,
     requests: Requests,
     /// Rooms with something to send, in turn.
     ready: PerLane<VecDeque<RoomName>>,
@@ -199,7 +199,7 @@ impl ClientSession {
             up: false,
             not_before: None,
             redial_at: None,
-            rooms: HashMap::new(),
+            rooms: BTreeMap::new(),
             requests: Requests::default(),
             ready: PerLane::default(),
             ephemeral: VecDeque::new(),

@@ -44,9 +44,8 @@ impl Start {
 
     fn admit(&self, epoch: Epoch) -> Admission {
         let awaited = |mark: Position| {
-            let older = |answer: Position| {
-                answer.epoch == mark.epoch && answer.offset > mark.offset
-            };
+            let older =
+                |answer: Position| answer.epoch == mark.epoch && answer.offset > mark.offset;
             mark.epoch == epoch && !self.answer.is_some_and(older)
         };
         match self.mark {

@@ -20,6 +20,11 @@ use crate::wire::message::{Accepted, LeaveReason, Positions, Reset, ResetReason,
 
 const LANES: [LogLane; 2] = LogLane::ALL;
 
+/// Sender, addressee, body.
+type Entered = (PeerId, Option<PeerId>, u64);
+/// A send, its lane and body, and what became of it.
+type Given = (SendId, LogLane, u64, Option<Result<Receipt, SendError>>);
+
 #[derive(Default)]
 struct Wire {
     client: usize,
@@ -37,8 +42,8 @@ struct Gateway {
     names: u64,
     sessions: HashMap<SessionId, PeerId>,
     wires: BTreeMap<LinkId, Wire>,
-    /// Everything there has ever been, per life and lane: sender, addressee, body.
-    history: HashMap<(Epoch, LogLane), BTreeMap<u64, (PeerId, Option<PeerId>, u64)>>,
+    /// Everything there has ever been, per life and lane.
+    history: HashMap<(Epoch, LogLane), BTreeMap<u64, Entered>>,
     /// What the next send is answered with instead.
     mishap: Option<(ErrorCode, bool)>,
 }
@@ -272,7 +277,7 @@ struct Client {
     session: ClientSession,
     segments: Vec<Segment>,
     /// Sends in the order given, with what became of them.
-    sends: Vec<(SendId, LogLane, u64, Option<Result<Receipt, SendError>>)>,
+    sends: Vec<Given>,
 }
 
 struct World {
@@ -529,7 +534,7 @@ impl World {
         let is_last = client.segments.last().is_some_and(|last| std::ptr::eq(last, segment));
         for lane in LANES {
             let start = segment.start.on(lane);
-            let entitled = |(offset, (from, to, _)): (&u64, &(PeerId, Option<PeerId>, u64))| {
+            let entitled = |(offset, (from, to, _)): (&u64, &Entered)| {
                 let mine = *from != segment.me && to.is_none_or(|to| to == segment.me);
                 (mine && *offset > start.offset).then_some(*offset)
             };
