@@ -47,16 +47,19 @@ pub struct Frame {
 
 impl Frame {
     /// Has `write` append the payload to a buffer and puts the prefix before it, in one
-    /// allocation.
-    pub fn build<E>(write: impl FnOnce(&mut BytesMut) -> Result<(), E>) -> Result<Frame, E> {
-        let mut buffer = BytesMut::with_capacity(256);
+    /// allocation if the payload has no more than `expected` bytes.
+    pub fn build<E>(
+        expected: usize,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<Frame, E> {
+        let mut buffer = Vec::with_capacity(PREFIX_BYTES_MAX + expected);
         buffer.put_bytes(0, PREFIX_BYTES_MAX);
         write(&mut buffer)?;
         let mut prefix = BytesMut::with_capacity(PREFIX_BYTES_MAX);
         put_prefix(&mut prefix, buffer.len() - PREFIX_BYTES_MAX);
         let unused = PREFIX_BYTES_MAX - prefix.len();
         buffer[unused..PREFIX_BYTES_MAX].copy_from_slice(&prefix);
-        Ok(Frame { bytes: buffer.freeze().slice(unused..), prefix: prefix.len() as u8 })
+        Ok(Frame { bytes: Bytes::from(buffer).slice(unused..), prefix: prefix.len() as u8 })
     }
 
     /// The message alone: a WebSocket message or a datagram.
@@ -162,7 +165,7 @@ mod tests {
     #[test]
     fn a_built_frame_reads_back() {
         for len in [0, 63, 64, 16_384] {
-            let frame = Frame::build(|out| {
+            let frame = Frame::build(len, |out| {
                 out.put_bytes(9, len);
                 Ok::<_, std::convert::Infallible>(())
             })

@@ -8,7 +8,6 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use bytes::BufMut;
 use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -23,8 +22,8 @@ use crate::wire::message::{
 };
 
 #[allow(clippy::expect_used, reason = "the writer is memory and every map key is a text")]
-pub(super) fn encode(message: &impl Serialize) -> Frame {
-    Frame::build(|out| serde_json::to_writer(out.writer(), message))
+pub(super) fn encode(expected: usize, message: &impl Serialize) -> Frame {
+    Frame::build(expected, |out| serde_json::to_writer(out, message))
         .expect("a message always has a JSON form")
 }
 
@@ -303,6 +302,11 @@ fn text<'a>(name: &str, raw: &'a RawValue) -> Result<Cow<'a, str>, Refusal> {
     #[derive(serde::Deserialize)]
     #[serde(transparent)]
     struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    // Without an escape, what stands between the quotes of a valid string is the text.
+    let quoted = raw.get().strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    if let Some(text) = quoted.filter(|text| !text.contains('\\')) {
+        return Ok(Cow::Borrowed(text));
+    }
     read(name, "must be a string", raw).map(|Text(text)| text)
 }
 

@@ -7,6 +7,7 @@
 mod bincode;
 mod field;
 mod json;
+mod length;
 
 use super::error::ErrorCode;
 use super::frame::Frame;
@@ -103,8 +104,10 @@ impl Codec {
     /// Writes what a client sends.
     pub fn encode_client(self, message: &ClientMessage) -> Frame {
         match self {
-            Codec::Json => json::encode(message),
-            Codec::Bincode => bincode::encode(|out| bincode::put_client(out, message)),
+            Codec::Json => json::encode(length::of_client(message), message),
+            Codec::Bincode => {
+                bincode::encode(length::of_client(message), |out| bincode::put_client(out, message))
+            }
         }
     }
 
@@ -120,8 +123,10 @@ impl Codec {
     /// Writes what a gateway sends.
     pub fn encode_server(self, message: &ServerMessage) -> Frame {
         match self {
-            Codec::Json => json::encode(message),
-            Codec::Bincode => bincode::encode(|out| bincode::put_server(out, message)),
+            Codec::Json => json::encode(length::of_server(message), message),
+            Codec::Bincode => {
+                bincode::encode(length::of_server(message), |out| bincode::put_server(out, message))
+            }
         }
     }
 }

@@ -11,7 +11,6 @@ mod server;
 
 use ::bincode::config::{self, Configuration};
 use ::bincode::{BorrowDecode, Encode};
-use bytes::{BufMut, BytesMut};
 
 use super::DecodeError;
 use crate::wire::error::ErrorCode;
@@ -28,18 +27,18 @@ const LAYOUT: Configuration = config::standard();
 type Written = Result<(), ::bincode::error::EncodeError>;
 
 #[allow(clippy::expect_used, reason = "the writer is memory and no field can lack a layout")]
-pub(super) fn encode(put: impl FnOnce(&mut Writer<'_>) -> Written) -> Frame {
-    Frame::build(|out| put(&mut Writer { out })).expect("a message always has a layout")
+pub(super) fn encode(expected: usize, put: impl FnOnce(&mut Writer<'_>) -> Written) -> Frame {
+    Frame::build(expected, |out| put(&mut Writer { out })).expect("a message always has a layout")
 }
 
 /// Appends fields.
 pub(super) struct Writer<'a> {
-    out: &'a mut BytesMut,
+    out: &'a mut Vec<u8>,
 }
 
 impl Writer<'_> {
     fn put(&mut self, fields: impl Encode) -> Written {
-        ::bincode::encode_into_std_write(fields, &mut self.out.writer(), LAYOUT).map(drop)
+        ::bincode::encode_into_std_write(fields, self.out, LAYOUT).map(drop)
     }
 
     /// The number of items, then each item's fields.
