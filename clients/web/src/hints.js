@@ -24,7 +24,7 @@ const HIDDEN_MS = 10_000;
 export function watchHints(tell) {
   const stop = new AbortController();
   const { signal } = stop;
-  const on = (/** @type {EventTarget | undefined} */ target, /** @type {string} */ type, /** @type {() => void} */ heard) =>
+  const on = (/** @type {EventTarget | undefined} */ target, /** @type {string} */ type, /** @type {(event: any) => void} */ heard) =>
     target?.addEventListener?.(type, heard, { signal });
 
   const page = typeof window === 'undefined' ? undefined : window;
@@ -43,7 +43,9 @@ export function watchHints(tell) {
     hiddenAt = Infinity;
   });
   // The page came out of the browser's back-forward cache, where its connections were cut.
-  on(page, 'pageshow', () => tell('shown'));
+  on(page, 'pageshow', ({ persisted }) => {
+    if (persisted) tell('shown');
+  });
 
   let last = Date.now();
   const ticking = setInterval(() => {
