@@ -58,7 +58,8 @@ export async function dial(endpoints, options = {}) {
   };
   const able = endpoints.webtransport !== null && (options.openers !== undefined || hasWebTransport());
   if (transport === 'webtransport' && !able) {
-    throw new HandoverError('unsupported', 'WebTransport is not available here; use a current browser on https or localhost');
+    if (hasWebTransport()) throw new HandoverError('unreachable', 'the gateway does not say where its WebTransport is');
+    throw new HandoverError('unsupported', 'no WebTransport in this browser, or not on this page');
   }
   if (transport !== 'auto') return race([{ open: openers[transport], after: 0 }], signal);
   if (!able) return race([{ open: openers.websocket, after: 0 }], signal);

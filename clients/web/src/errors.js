@@ -63,6 +63,7 @@ export const Close = Object.freeze({
   DRAINING: 4000,
   TOKEN_EXPIRED: 4005,
   BYE: 4500,
+  HELLO_TIMEOUT: 4503,
   REPLACED: 4504,
 });
 

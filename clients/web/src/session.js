@@ -11,31 +11,24 @@
  * that moving from one network or transport to another leaves no gap.
  */
 import { Close, HandoverError, mayReturn, retryOf } from './errors.js';
+import { Commands, LIMITS } from './session/commands.js';
 import { handleLive, HELD_COST_MAX } from './session/inbound.js';
 import { Liveness, PACE_IN_CALL, paceIdle } from './session/liveness.js';
-import { Requests } from './session/requests.js';
-import { LANES, RoomState } from './session/room.js';
-import { byteLength, decode, encode, encodeSend, VERSION } from './wire/message.js';
+import { LANES } from './session/room.js';
+import { decode, encode, encodeSend, VERSION } from './wire/message.js';
 
 /**
  * @typedef {import('./session/output.js').Output} Output
  * @typedef {import('./session/output.js').Loss} Loss
  * @typedef {import('./wire/message.js').Lane} Lane
- * @typedef {import('./wire/message.js').Limits} Limits
+ * @typedef {import('./session/room.js').RoomState} RoomState
  * @typedef {import('./wire/message.js').ServerMessage} ServerMessage
  */
 
 /** How long a gateway may take to answer `hello`. */
 export const WELCOME_TIMEOUT_MS = 4_000;
-/** What may wait to be accepted in one room's lane. */
-export const OUTBOX_COST_MAX = 4 << 20;
 /** How long a greeting that was given up may take to arrive all the same. */
 const STRAY_MS = 60_000;
-/** Requests that may wait for their answers. */
-const REQUESTS_MAX = 256;
-
-/** @type {Limits} Until the gateway says otherwise. */
-const LIMITS = { message_bytes: 65_536, metadata_bytes: 4_096, ephemeral_bytes: 800, room_bytes: 128, rooms: 64 };
 
 /**
  * @typedef {object} Link
@@ -48,13 +41,13 @@ const LIMITS = { message_bytes: 65_536, metadata_bytes: 4_096, ephemeral_bytes: 
  * @property {number} earlySize
  */
 
-export class ClientSession {
+export class ClientSession extends Commands {
   /** @param {{agent?: string, token?: string}} [options] */
   constructor({ agent, token } = {}) {
+    super();
     this.agent = agent;
     /** Goes into the next `hello`. */
     this.token = token;
-    this.limits = LIMITS;
     this.heartbeatMs = 15_000;
     this.resumeWindowMs = 120_000;
     /** @type {{session: string, secret: string} | null} */
@@ -63,13 +56,8 @@ export class ClientSession {
     this.peer = null;
     /** @type {string | null} */
     this.user = null;
-    /** @type {Map<string, RoomState>} */
-    this.rooms = new Map();
-    this.requests = new Requests();
     /** @type {Map<number, Link>} greeting, not carrying the session */
     this.greeting = new Map();
-    /** @type {number | null} the link that carries the session */
-    this.live = null;
     /** @type {Liveness | null} of that link */
     this.liveness = null;
     /** Until then a `resume` of ours that we gave up may still take the session from us. */
@@ -77,9 +65,7 @@ export class ClientSession {
     /** @type {number | null} the link that gave way to one which has not been welcomed yet */
     this.handingOver = null;
     this.inCall = false;
-    this.byeDue = false;
-    this.ended = false;
-    this.sendId = 0;
+    this.saidBye = false;
     this.turn = 0;
     /** @type {Output[]} */
     this.outputs = [];
@@ -118,8 +104,11 @@ export class ClientSession {
       if (this.handingOver !== null) this.emit({ type: 'handing_over', link: id });
       else this.emit({ type: 'down', link: id, loss: ours ? {} : loss });
     } else if (this.abandonGreeting(now, id)) {
-      if (this.live === null && !mayReturn(code)) return this.endByCode(code, loss.reason);
-      this.emit({ type: 'link_failed', link: id, loss, timedOut: false });
+      // We did say hello; if that did not arrive, or the bulk stream did not, it is the path's
+      // fault and another one may do.
+      const timedOut = code === Close.HELLO_TIMEOUT;
+      if (this.live === null && !timedOut && !mayReturn(code)) return this.endByCode(code, loss.reason);
+      this.emit({ type: 'link_failed', link: id, loss, timedOut });
       this.failHandingOver();
     }
   }
@@ -407,93 +396,7 @@ export class ClientSession {
     this.liveness?.probe(now, deadMs);
   }
 
-  // What the user asks
-
-  /**
-   * @param {string} name
-   * @param {string | undefined} metadata JSON text
-   * @returns {number} the request; answered with the members
-   */
-  join(name, metadata) {
-    this.checkOpen();
-    if (this.rooms.has(name)) throw new HandoverError('bad_request', 'already in this room, or still leaving it');
-    if (name === '' || byteLength(name) > this.limits.room_bytes) {
-      throw new HandoverError('bad_request', `a room's name has 1 to ${this.limits.room_bytes} bytes`);
-    }
-    this.checkMetadata(metadata);
-    this.rooms.set(name, new RoomState(name, metadata));
-    return this.requests.push({ type: 'join', room: name, metadata });
-  }
-
-  /**
-   * @param {string} name
-   * @returns {number} the request; it goes out once everything sent before it is answered
-   */
-  leave(name) {
-    this.checkOpen();
-    const room = this.roomOf(name);
-    const withheld = !room.isDrained;
-    room.leaving = this.requests.push({ type: 'leave', room: name }, { withheld });
-    return room.leaving;
-  }
-
-  /**
-   * @param {string} name
-   * @param {string} metadata JSON text
-   */
-  update(name, metadata) {
-    this.checkOpen();
-    this.roomOf(name);
-    this.checkMetadata(metadata);
-    return this.requests.push({ type: 'update', room: name, metadata });
-  }
-
-  /**
-   * @param {{type: 'members', room: string} | {type: 'ice'} | {type: 'refresh', token: string}} ask
-   * @returns {number} the request
-   */
-  request(ask) {
-    this.checkOpen();
-    if (ask.type === 'members') this.roomOf(ask.room);
-    return this.requests.push(ask);
-  }
-
-  /**
-   * Puts something into a room's log.
-   * @param {string} name
-   * @param {Lane} lane
-   * @param {string} body JSON text
-   * @param {string} [to]
-   * @returns {number} the send
-   */
-  send(name, lane, body, to) {
-    this.checkOpen();
-    const room = this.roomOf(name);
-    const sends = room.sends[lane];
-    if (sends.cost + body.length > OUTBOX_COST_MAX) {
-      throw new HandoverError('outbox_full', 'too much is waiting to be accepted on this lane');
-    }
-    const largest = encodeSend({ room: name, lane, seq: Number.MAX_SAFE_INTEGER, to }, body);
-    this.checkSize('the message', byteLength(largest), this.limits.message_bytes);
-    this.sendId += 1;
-    sends.push(this.sendId, to, body);
-    return this.sendId;
-  }
-
-  /**
-   * A message for whoever is there now.
-   * @param {string} name
-   * @param {string} body JSON text
-   * @param {string} [to]
-   * @returns {string | null} null while nothing carries the session: it is not worth keeping
-   */
-  ephemeral(name, body, to) {
-    this.checkOpen();
-    const room = this.roomOf(name);
-    this.checkSize('an ephemeral body', byteLength(body), this.limits.ephemeral_bytes);
-    if (this.live === null || room.standing !== 'member') return null;
-    return encode({ type: 'ephemeral', room: name, to }, { body });
-  }
+  // The end
 
   /** Ends the session for good. */
   close() {
@@ -501,36 +404,6 @@ export class ClientSession {
     this.byeDue = true;
     if (this.live === null) this.end(null, Close.BYE);
   }
-
-  checkOpen() {
-    if (this.ended || this.byeDue) throw new HandoverError('closed', 'the session is over');
-    if (this.requests.size >= REQUESTS_MAX) {
-      throw new HandoverError('outbox_full', 'too many requests are waiting for answers');
-    }
-  }
-
-  /** @param {string | undefined} metadata */
-  checkMetadata(metadata) {
-    if (metadata !== undefined) this.checkSize('metadata', byteLength(metadata), this.limits.metadata_bytes);
-  }
-
-  /**
-   * @param {string} what
-   * @param {number} size
-   * @param {number} limit
-   */
-  checkSize(what, size, limit) {
-    if (size > limit) throw new HandoverError('too_large', `${what} has ${size} bytes; the gateway takes ${limit}`);
-  }
-
-  /** @param {string} name */
-  roomOf(name) {
-    const room = this.rooms.get(name);
-    if (room === undefined || room.leaving !== null) throw new HandoverError('not_a_member', 'not in this room');
-    return room;
-  }
-
-  // The end
 
   /**
    * @param {number | undefined} code
