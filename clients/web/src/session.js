@@ -64,11 +64,23 @@ export class ClientSession extends Commands {
     this.strayUntil = -Infinity;
     /** @type {number | null} the link that gave way to one which has not been welcomed yet */
     this.handingOver = null;
+    /** @type {number | null} the link that carries the session */
+    this.live = null;
+    this.ended = false;
     this.inCall = false;
+    this.byeDue = false;
     this.saidBye = false;
     this.turn = 0;
     /** @type {Output[]} */
     this.outputs = [];
+  }
+
+  get isOver() {
+    return this.ended || this.byeDue;
+  }
+
+  get isCarried() {
+    return this.live !== null;
   }
 
   // Links

@@ -26,11 +26,17 @@ export class Commands {
   /** @type {Map<string, RoomState>} */
   rooms = new Map();
   requests = new Requests();
-  /** @type {number | null} the link that carries the session */
-  live = null;
-  byeDue = false;
-  ended = false;
   sendId = 0;
+
+  /** Whether nothing more can be asked. */
+  get isOver() {
+    return false;
+  }
+
+  /** Whether a connection carries the session. */
+  get isCarried() {
+    return false;
+  }
 
   /**
    * @param {string} name
@@ -114,12 +120,12 @@ export class Commands {
     this.checkOpen();
     const room = this.roomOf(name);
     this.checkSize('an ephemeral body', byteLength(body), this.limits.ephemeral_bytes);
-    if (this.live === null || room.standing !== 'member') return null;
+    if (!this.isCarried || room.standing !== 'member') return null;
     return encode({ type: 'ephemeral', room: name, to }, { body });
   }
 
   checkOpen() {
-    if (this.ended || this.byeDue) throw new HandoverError('closed', 'the session is over');
+    if (this.isOver) throw new HandoverError('closed', 'the session is over');
     if (this.requests.size >= REQUESTS_MAX) {
       throw new HandoverError('outbox_full', 'too many requests are waiting for answers');
     }
