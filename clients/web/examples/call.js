@@ -141,8 +141,11 @@ function explain(failure) {
 async function join(name, roomName) {
   const media = await openMedia({ name, fake: fakeInput.checked });
   call.media = media;
-  const connecting = connect(location.origin, { transport: wantedTransport(), agent: 'handover-call-page' });
-  const client = await connecting;
+  const client = await connect(location.origin, {
+    transport: wantedTransport(),
+    agent: 'handover-call-page',
+    log: (entry) => log.add(entry),
+  });
   call.client = client;
   watchClient(client, name);
   client.inCall = true;
@@ -182,7 +185,6 @@ function coverOf(state) {
  */
 function watchClient(client, name) {
   let self = client.peer ?? '';
-  client.listen('log', (entry) => log.add(entry));
   client.listen('state', ({ state, resumed = true, gapMs = 0, error, transport }) => {
     if (state === 'reconnecting') {
       plot.down();
@@ -350,6 +352,10 @@ function watchControls() {
     tab.addEventListener('click', () => showView(tab.getAttribute('data-view') ?? 'call'));
   }
   addEventListener('pagehide', () => void call.client?.close());
+  // Out of the browser's cache it comes without the call it had.
+  addEventListener('pageshow', ({ persisted }) => {
+    if (persisted && document.body.dataset.phase === 'call') location.reload();
+  });
 }
 
 /** @param {string} view */

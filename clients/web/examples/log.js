@@ -23,7 +23,7 @@ export class Log {
     const line = direction === 'note' ? { what: text, detail: '', lane: null } : this.describe(text, lane ?? '');
     const isNoise = lane === 'ephemeral' || line.what === 'ping' || line.what === 'pong' || line.what === 'ephemeral' || line.what === 'quality';
     if (isNoise && !this.all.checked) return;
-    const row = make('li', { className: `row ${direction}`, title: text.length > 2_000 ? `${text.slice(0, 2_000)} …` : text }, [
+    const row = make('li', { className: `row ${direction === 'note' ? 'remark' : direction}`, title: text.length > 2_000 ? `${text.slice(0, 2_000)} …` : text }, [
       make('time', { text: clock() }),
       make('span', { className: 'arrow', text: { in: '←', out: '→', note: '·' }[direction] }),
       make('span', { className: 'what', text: line.what }),

@@ -144,8 +144,12 @@ export class Carrier {
   /** @param {import('./hints.js').Hint} hint */
   hinted(hint) {
     this.note(`hint: ${hint}`);
-    const isDoubt = hint === 'offline' || hint === 'shown';
-    if (!isDoubt || (hint === 'shown' && this.liveLink === null)) return this.reconnector.hinted();
+    if (hint === 'online' || hint === 'changed' || hint === 'woken') return this.reconnector.hinted();
+    if (this.liveLink === null) {
+      // Whoever looks at the page again should not have to wait for the next try.
+      if (hint === 'shown') this.reconnector.hinted();
+      return;
+    }
     this.session.probe(now(), PROBE_MS);
     this.pump();
   }

@@ -30,6 +30,7 @@ import { bodyText, metadataText } from './wire/message.js';
  *   worked is remembered; the page's own storage if not given
  * @property {new (url: string, protocols?: string[]) => any} [WebSocket] for platforms
  *   without one
+ * @property {(entry: LogEntry) => void} [log] hears of everything from the first dial on
  */
 
 /**
@@ -109,8 +110,11 @@ export class Client extends Emitter {
     this.#session = new ClientSession({ agent: options.agent });
     this.#carrier = new Carrier(this.#session, url, options, {
       output: (output) => this.#handleOutput(output),
-      log: (entry) => this.emit('log', entry),
-      logging: () => this.isHeard('log'),
+      log: (entry) => {
+        options.log?.(entry);
+        this.emit('log', entry);
+      },
+      logging: () => options.log !== undefined || this.isHeard('log'),
       dialFailed: (error, retryInMs) => this.#dialFailed(error, retryInMs),
     });
   }

@@ -6,9 +6,10 @@
 /**
  * - `online`, `changed`: there is a (different) network; the old connection may be dead.
  * - `offline`: there seems to be none; the connection may yet work.
+ * - `estimated`: the browser thinks differently of the path; it may be another one.
  * - `shown`: the page was hidden for a while.
  * - `woken`: the machine was asleep.
- * @typedef {'online' | 'offline' | 'changed' | 'shown' | 'woken'} Hint
+ * @typedef {'online' | 'offline' | 'changed' | 'estimated' | 'shown' | 'woken'} Hint
  */
 
 /** The clock must have jumped this far beyond a tick for the machine to have been asleep. */
@@ -30,8 +31,14 @@ export function watchHints(tell) {
   const page = typeof window === 'undefined' ? undefined : window;
   on(page, 'online', () => tell('online'));
   on(page, 'offline', () => tell('offline'));
-  const { connection } = /** @type {{connection?: EventTarget}} */ (globalThis.navigator ?? {});
-  on(connection, 'change', () => tell('changed'));
+  const { connection } = /** @type {{connection?: EventTarget & {type?: string}}} */ (globalThis.navigator ?? {});
+  let type = connection?.type;
+  on(connection, 'change', () => {
+    // It also changes with every new estimate of the bandwidth, which is no other network.
+    const isOther = connection?.type !== type;
+    type = connection?.type;
+    tell(isOther ? 'changed' : 'estimated');
+  });
 
   let hiddenAt = Infinity;
   on(page?.document, 'visibilitychange', () => {

@@ -170,6 +170,7 @@ export class Reconnector {
     clearTimeout(this.timer);
     clearTimeout(this.promoting);
     this.dialing?.abort();
+    this.dialing = null;
   }
 
   dialNow() {
