@@ -8,6 +8,8 @@
 //! Every server is a fresh process; the sessions are in rooms of five. Memory is read once it
 //! has stopped changing, and what the server had before the first session is taken off.
 
+#![allow(clippy::disallowed_methods, reason = "a bench reads time and its environment itself")]
+
 #[allow(dead_code, reason = "every bench uses its part of the rig")]
 #[path = "../rig/mod.rs"]
 mod rig;

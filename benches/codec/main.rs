@@ -5,6 +5,8 @@
 //! and `serde_json::Value` for the same text. The difference to the copy is what the codec
 //! costs; `Value` is what a gateway would pay that takes bodies apart.
 
+#![allow(clippy::disallowed_methods, reason = "a bench reads time and its environment itself")]
+
 use std::hint::black_box;
 use std::time::Duration;
 

@@ -8,6 +8,8 @@
 //! same for both. The two servers run side by side and take turns round by round, so that
 //! whatever else the machine does meets both alike. Reported are medians of the rounds.
 
+#![allow(clippy::disallowed_methods, reason = "a bench reads time and its environment itself")]
+
 mod report;
 #[allow(dead_code, reason = "every bench uses its part of the rig")]
 #[path = "../rig/mod.rs"]

@@ -44,7 +44,7 @@ impl Wire {
 pub enum Sender {
     WebSocket(SplitSink<WebSocket, Message>),
     Stream { stream: SendStream, scratch: BytesMut },
-    Datagrams(Session),
+    Datagrams(Box<Session>),
 }
 
 impl Sender {
@@ -81,7 +81,7 @@ impl Sender {
 pub enum Receiver {
     WebSocket(SplitStream<WebSocket>),
     Stream { stream: RecvStream, frames: FrameReader },
-    Datagrams(Session),
+    Datagrams(Box<Session>),
 }
 
 impl Receiver {

@@ -78,8 +78,10 @@ impl Member {
         };
         member.greet(server.kind, room).await?;
         if let (Wire::Datagram, Some(session)) = (wire, member.held.session.clone()) {
-            let sender = std::mem::replace(&mut member.sender, Sender::Datagrams(session.clone()));
-            let receiver = std::mem::replace(&mut member.receiver, Receiver::Datagrams(session));
+            let sender =
+                std::mem::replace(&mut member.sender, Sender::Datagrams(Box::new(session.clone())));
+            let receiver =
+                std::mem::replace(&mut member.receiver, Receiver::Datagrams(Box::new(session)));
             member.held.streams.push((sender, receiver));
         }
         Ok(member)

@@ -71,7 +71,7 @@ pub(crate) async fn message<T: Transport>(transport: &mut T) -> Result<Bytes, Tr
 }
 
 pub(crate) fn frame(payload: &[u8]) -> Frame {
-    let built = Frame::build(|out| {
+    let built = Frame::build(payload.len(), |out| {
         out.put_slice(payload);
         Ok::<_, std::convert::Infallible>(())
     });

@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     fn frame(byte: u8, len: usize) -> Frame {
-        Frame::build(|out| {
+        Frame::build(len, |out| {
             out.put_bytes(byte, len);
             Ok::<_, Infallible>(())
         })

@@ -122,8 +122,12 @@ impl<'de> Deserialize<'de> for Json {
 /// Whether a valid JSON text nests deeper than [`JSON_DEPTH_MAX`].
 fn is_too_deep(text: &[u8]) -> bool {
     // No text nests deeper than it has opening brackets, and to count those wherever they stand
-    // is several times faster than to follow the text. Hardly any body has more.
-    let brackets = text.iter().filter(|byte| matches!(byte, b'[' | b'{')).count();
+    // is many times faster than to follow the text. Hardly any body has more. The pieces are
+    // as long as a byte can count, which lets the compiler count many bytes at once.
+    const CASE: u8 = b'[' ^ b'{';
+    let opening = |piece: &[u8]| piece.iter().map(|b| u8::from(b | CASE == b'{')).sum::<u8>();
+    let brackets: usize =
+        text.chunks(usize::from(u8::MAX)).map(|piece| usize::from(opening(piece))).sum();
     brackets > JSON_DEPTH_MAX && depth(text) > JSON_DEPTH_MAX
 }
 
@@ -179,5 +183,7 @@ mod tests {
         assert_eq!(Json::parse(nested(65).as_bytes()), Err(JsonError::TooDeep));
         assert_eq!(Json::parse(nested(30_000).as_bytes()), Err(JsonError::TooDeep));
         assert!(Json::parse(format!("\"\\\"{}\"", "[".repeat(100)).as_bytes()).is_ok());
+        let wide = format!("[{}1]", "{},[],".repeat(1_000));
+        assert!(Json::parse(wide.as_bytes()).is_ok());
     }
 }
