@@ -6,7 +6,13 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 
-/** @typedef {{url: string, secure: string, stop: (signal?: NodeJS.Signals) => Promise<void>}} Gateway */
+/**
+ * @typedef {object} Gateway
+ * @property {string} url of the plain listener
+ * @property {string} secure
+ * @property {(signal: NodeJS.Signals) => void} kill
+ * @property {(signal?: NodeJS.Signals) => Promise<void>} stop
+ */
 
 /**
  * @param {{http?: string}} [options]
@@ -39,6 +45,7 @@ export async function startGateway({ http = '127.0.0.1:0' } = {}) {
   return {
     url: `http://${plain}`,
     secure: `https://${secure}`,
+    kill: (signal) => void child.kill(signal),
     async stop(signal = 'SIGTERM') {
       child.kill(signal);
       await ended;

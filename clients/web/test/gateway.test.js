@@ -192,6 +192,27 @@ test('joining twice is one membership, and an aborted join leaves nothing behind
   assert.deepEqual(room.others, []);
 });
 
+test('in a call a gateway that says nothing more is noticed, and nothing is lost by it', async () => {
+  const silent = await startGateway();
+  const [a, b] = [await connect(silent.url, { WebSocket }), await connect(silent.url, { WebSocket })];
+  const [left, right] = [await a.join('silent'), await b.join('silent')];
+  a.inCall = true;
+  await next(a, 'rtt');
+  const down = next(a, 'state');
+  silent.kill('SIGSTOP');
+  assert.equal((await down).state, 'reconnecting');
+  const got = right.messages();
+  const sent = left.send('into the silence');
+  const up = next(a, 'state');
+  silent.kill('SIGCONT');
+  assert.equal((await up).state, 'connected');
+  await sent;
+  await left.send('last');
+  assert.deepEqual([(await got.next()).value.body, (await got.next()).value.body], ['into the silence', 'last']);
+  await Promise.all([a.close(), b.close()]);
+  await silent.stop();
+});
+
 test('round trips are measured', async () => {
   const only = await client();
   only.inCall = true;
