@@ -142,7 +142,9 @@ impl<L: RoomLog> Membership<L> {
             return encode(position(room, lane, epoch, offset, true));
         }
         loop {
-            let answer_due = state.answers.front().is_some_and(|(at, _)| *at <= state.cursor);
+            // An ended membership is read no further than its end, whatever was answered later.
+            let is_due = |(at, _): &(u64, Frame)| *at <= state.cursor || state.cursor >= end;
+            let answer_due = state.answers.front().is_some_and(is_due);
             let read = if answer_due || state.cursor >= end {
                 Read::Current
             } else {

@@ -197,6 +197,10 @@ impl<L: RoomLog> ServerSession<L> {
 
     /// A room has news on a lane, or may have.
     pub fn handle_news(&mut self, news: PerLane<u64>) {
+        if let Phase::Greeting { .. } | Phase::Opening { .. } = self.phase {
+            // Of a resume that failed half-way: nobody follows those rooms now.
+            return;
+        }
         self.news.signal |= news.signal;
         self.news.bulk |= news.bulk;
     }

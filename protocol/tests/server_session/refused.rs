@@ -32,7 +32,10 @@ fn say(session: &mut ServerSession<Quiet>, message: Value) {
 }
 
 fn hear(session: &mut ServerSession<Quiet>) -> Vec<ServerMessage> {
-    let frames = std::iter::from_fn(|| session.poll_transmit(Time::ZERO, LogLane::Signal));
+    let mut on = |lane| -> Vec<_> {
+        std::iter::from_fn(|| session.poll_transmit(Time::ZERO, lane)).collect()
+    };
+    let frames = LogLane::ALL.into_iter().flat_map(|lane| on(lane));
     frames.map(|frame| Codec::Json.decode_server(&frame.payload()).expect("valid")).collect()
 }
 
@@ -143,4 +146,64 @@ fn an_answer_to_a_place_that_has_been_given_away_is_dropped() {
             if error.reference.id == Some(1) && error.retry_after.is_some()
     ));
     assert!(session.wants_input());
+}
+
+/// A member of a room in which nothing has happened, whose `leave` is with the room.
+fn leaving() -> (ServerSession<Quiet>, Slot) {
+    let mut session = greeted();
+    session.handle_opened(&settings(), opened(None));
+    say(&mut session, json!({"type": "join", "id": 1, "room": "r"}));
+    let Some(Action::Request(request)) = session.poll_action() else { panic!("a request") };
+    let slot = request.slot;
+    let positions = Positions { epoch: Quiet.epoch(), signal: 0, bulk: 0 };
+    let snapshot = Snapshot { positions, seq: PerLane::default(), members: Vec::new() };
+    session.handle_reply(Reply {
+        slot,
+        outcome: Outcome::Joined { id: 1, snapshot, start: Some(Quiet) },
+    });
+    hear(&mut session);
+    say(&mut session, json!({"type": "leave", "id": 2, "room": "r"}));
+    assert!(matches!(session.poll_action(), Some(Action::Request(_))));
+    (session, slot)
+}
+
+#[test]
+fn a_send_refused_behind_the_end_of_a_membership_is_answered_and_the_place_given_back() {
+    let (mut session, slot) = leaving();
+    session.handle_reply(Reply { slot, outcome: Outcome::Left { id: 2, at: PerLane::default() } });
+    // It was in the bulk mailbox when the room took the `leave`; others have sent since.
+    let outcome = Outcome::Refused {
+        about: About::Send { lane: LogLane::Bulk, seq: 1 },
+        refusal: Refusal::NOT_A_MEMBER,
+        at: 5,
+    };
+    session.handle_reply(Reply { slot, outcome });
+    let heard = hear(&mut session);
+    assert!(
+        heard.iter().any(|m| matches!(m, ServerMessage::Error(e) if e.reference.seq == Some(1)))
+    );
+    assert!(matches!(session.poll_action(), Some(Action::Forget(free)) if free == slot));
+    say(&mut session, json!({"type": "join", "id": 3, "room": "r"}));
+    assert!(matches!(session.poll_action(), Some(Action::Request(_))));
+}
+
+#[test]
+fn a_snapshot_refused_because_the_room_was_left_ends_nothing() {
+    let (mut session, slot) = leaving();
+    session.handle_reply(Reply { slot, outcome: Outcome::Left { id: 2, at: PerLane::default() } });
+    let refusal = Refusal::NOT_A_MEMBER;
+    let outcome = Outcome::Refused { about: About::Snapshot, refusal, at: 0 };
+    session.handle_reply(Reply { slot, outcome });
+    assert_eq!(session.closing(), None);
+}
+
+#[test]
+fn news_of_rooms_before_the_session_is_open_is_nothing_to_send() {
+    let mut session = greeted();
+    session.handle_news(PerLane { signal: 1, bulk: 1 });
+    let refusal = Refusal::new(ErrorCode::Unavailable, "not now");
+    session.handle_refused(&refusal, None);
+    session.handle_news(PerLane { signal: 1, bulk: 1 });
+    hear(&mut session);
+    assert!(LogLane::ALL.into_iter().all(|lane| !session.may_transmit(lane)));
 }

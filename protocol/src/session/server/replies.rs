@@ -49,6 +49,10 @@ impl<L: RoomLog> ServerSession<L> {
                 self.reset(index, reason, snapshot, log);
             }
             Outcome::Refused { about: About::Snapshot, refusal, .. } => {
+                if self.memberships[index].standing != Standing::Resetting {
+                    // The membership was left before the snapshot's turn came.
+                    return;
+                }
                 // Without a snapshot nothing more can be told of the room. The client comes
                 // back and resumes, later and later while it fails.
                 let reason = format!("a room could not be read: {}", refusal.message);
