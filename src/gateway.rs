@@ -25,7 +25,6 @@ use crate::connection;
 use crate::error::{Socket, StartError};
 use crate::http::{IdentityStatement, Site, Status};
 use crate::router::Router;
-use crate::router::mailbox::Notice;
 use crate::telemetry::Metrics;
 use crate::tls::{Identity, Tls};
 use crate::transport::accept::{
@@ -188,16 +187,16 @@ impl Gateway {
         self.draining.store(true, Ordering::Release);
         self.closed.cancel();
         let spread = u64::try_from(self.drain_timeout.as_millis() / 2).unwrap_or(u64::MAX);
-        self.router
-            .tell_all(|random| Notice::Draining { reconnect_in: random.below(spread.max(1)) });
+        self.router.drain(spread);
         self.connections.close();
         let left = tokio::time::timeout(self.drain_timeout, self.connections.wait()).await;
         let drained = match left {
             Ok(()) => Drained::Left,
             Err(_) => Drained::Cut(self.connections.len()),
         };
+        // Before the rooms end, so that no connection takes that for a fault.
+        self.router.stop();
         self.stopping.cancel();
-        self.router.tell_all(|_| Notice::Stop);
         self.connections.wait().await;
         self.tasks.close();
         self.tasks.wait().await;

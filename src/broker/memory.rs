@@ -84,15 +84,12 @@ impl Broker for MemoryBroker {
         Ok(SessionRecord { rooms, ..session.record.clone() })
     }
 
-    async fn retire(&self, author: Author) -> Result<Option<Author>, Unavailable> {
+    async fn retire(&self, author: Author) -> Result<bool, Unavailable> {
         let mut state = self.state();
         let session = state.sessions.get_mut(&author.session);
         let current = |session: &&mut Session| session.record.generation == author.generation;
-        Ok(session.filter(current).map(|session| {
-            session.retired = true;
-            session.record.generation += 1;
-            Author { generation: session.record.generation, ..author }
-        }))
+        // The generation stays: sends that came before the `bye` may still wait in rooms.
+        Ok(session.filter(current).map(|session| session.retired = true).is_some())
     }
 
     async fn end(&self, session: SessionId) -> Result<(), Unavailable> {

@@ -146,9 +146,9 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
         secret_hash: [u8; 32],
     ) -> Result<SessionRecord, ResumeError>;
 
-    /// Begins to end a session, if `author` still speaks for it: from now on it cannot be
-    /// resumed, and only the author returned, of a newer generation, may change its rooms.
-    async fn retire(&self, author: Author) -> Result<Option<Author>, Unavailable>;
+    /// Begins to end a session, if `author` still speaks for it, and says whether it does:
+    /// from now on it cannot be resumed. What `author` asked of rooms before is still applied.
+    async fn retire(&self, author: Author) -> Result<bool, Unavailable>;
 
     /// Forgets a retired session that has left its rooms.
     async fn end(&self, session: SessionId) -> Result<(), Unavailable>;

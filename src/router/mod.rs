@@ -5,6 +5,8 @@ pub mod live_log;
 pub mod mailbox;
 pub mod room;
 pub mod seat;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
@@ -50,6 +52,18 @@ pub struct Shared {
 struct Sessions {
     here: HashMap<SessionId, Whereabouts>,
     presence: Presence,
+    leaving: Leaving,
+}
+
+/// What connections are told that come while the gateway goes away.
+#[derive(Clone, Copy, Debug)]
+enum Leaving {
+    /// Nothing: it stays.
+    Not,
+    /// To come back within so many milliseconds.
+    Draining { spread: u64 },
+    /// That they are closed now.
+    Stopped,
 }
 
 /// Where a session that was last seen on this node is.
@@ -87,7 +101,11 @@ impl Router {
             tasks,
             stopping,
             rooms: Mutex::default(),
-            sessions: Mutex::new(Sessions { here: HashMap::new(), presence }),
+            sessions: Mutex::new(Sessions {
+                here: HashMap::new(),
+                presence,
+                leaving: Leaving::Not,
+            }),
             agenda_changed: Notify::new(),
         });
         let router = Router(shared);
@@ -99,7 +117,12 @@ impl Router {
     pub fn room(&self, name: &RoomName) -> RoomHandle {
         let mut rooms = self.0.rooms();
         match rooms.entry(name.clone()) {
-            MapEntry::Occupied(live) => live.get().clone(),
+            MapEntry::Occupied(live) if live.get().is_live() => live.get().clone(),
+            // Its task has panicked: the room begins again from what the broker holds.
+            MapEntry::Occupied(mut dead) => {
+                dead.insert(room::start(&self.0, name.clone()));
+                dead.get().clone()
+            }
             MapEntry::Vacant(place) => place.insert(room::start(&self.0, name.clone())).clone(),
         }
     }
@@ -171,14 +194,18 @@ impl Router {
                 Ok(waiting) => waiting.await.ok(),
                 Err(_) => None,
             };
-            handles.push((slot, room.clone(), handle));
             match attached {
                 Some(Attached::Member { log, seq }) => {
+                    handles.push((slot, room.clone(), handle));
                     opened.push(OpenedRoom { slot, room, log, seq });
                 }
-                // The membership ended on the way here; the client learns that it is lost.
+                // The membership ended on the way here; the client learns that it is lost, and
+                // the place is free for another room.
                 Some(Attached::Stranger) => {}
-                None => whole = false,
+                None => {
+                    handles.push((slot, room, handle));
+                    whole = false;
+                }
             }
         }
         if !whole {
@@ -195,18 +222,23 @@ impl Router {
         let session = seat.author.session;
         let replaced = {
             let mut sessions = self.0.sessions();
-            sessions.presence.handle_back(session);
-            let newer = Whereabouts::Connected(seat.clone());
-            match sessions.here.insert(session, newer) {
-                Some(Whereabouts::Connected(other)) => {
-                    if other.author.generation > seat.author.generation {
-                        sessions.here.insert(session, Whereabouts::Connected(other));
-                        Some(seat.clone())
-                    } else {
-                        Some(other)
-                    }
+            if let Some(notice) = self.0.leaving_notice(sessions.leaving) {
+                seat.mailbox.notify(notice);
+            }
+            let newest = match sessions.here.get(&session) {
+                Some(Whereabouts::Connected(other)) => other.author.generation,
+                Some(Whereabouts::Lost(other, _)) => other.generation,
+                None => 0,
+            };
+            if newest > seat.author.generation {
+                // A later resume was faster, and is what counts even if it is gone again.
+                Some(seat.clone())
+            } else {
+                sessions.presence.handle_back(session);
+                match sessions.here.insert(session, Whereabouts::Connected(seat.clone())) {
+                    Some(Whereabouts::Connected(older)) => Some(older),
+                    Some(Whereabouts::Lost(..)) | None => None,
                 }
-                Some(Whereabouts::Lost(..)) | None => None,
             }
         };
         if let Some(older) = replaced {
@@ -244,14 +276,14 @@ impl Router {
         rooms: impl IntoIterator<Item = RoomName>,
         reason: LeaveReason,
     ) -> Result<Vec<(RoomName, PerLane<u64>)>, Unavailable> {
-        let Some(retired) = self.0.broker.retire(author).await? else {
+        if !self.0.broker.retire(author).await? {
             // A newer connection took the session over: it lives on.
             return Ok(Vec::new());
-        };
+        }
         let mut leaving = Vec::new();
         for room in rooms {
             let (done, waiting) = oneshot::channel();
-            let remove = Command::Remove(retired, reason, Some(done));
+            let remove = Command::Remove(author, reason, Some(done));
             if self.room(&room).sender(LogLane::Signal).send(remove).await.is_ok() {
                 leaving.push((room, waiting));
             }
@@ -274,11 +306,25 @@ impl Router {
         Ok(left)
     }
 
-    /// Leaves each connection a notice, made for it by `notice`.
-    pub fn tell_all(&self, mut notice: impl FnMut(&Identifiers) -> Notice) {
-        for whereabouts in self.0.sessions().here.values() {
-            if let Whereabouts::Connected(seat) = whereabouts {
-                seat.mailbox.notify(notice(&self.0.identifiers));
+    /// Tells every connection, and those still to come, that the gateway is going away and when
+    /// to come back, spread over `spread` milliseconds.
+    pub fn drain(&self, spread: u64) {
+        self.leave(Leaving::Draining { spread });
+    }
+
+    /// Tells every connection, and those still to come, that they are closed now.
+    pub fn stop(&self) {
+        self.leave(Leaving::Stopped);
+    }
+
+    fn leave(&self, leaving: Leaving) {
+        let mut sessions = self.0.sessions();
+        sessions.leaving = leaving;
+        for whereabouts in sessions.here.values() {
+            if let (Whereabouts::Connected(seat), Some(notice)) =
+                (whereabouts, self.0.leaving_notice(leaving))
+            {
+                seat.mailbox.notify(notice);
             }
         }
     }
@@ -344,6 +390,16 @@ impl Sessions {
 }
 
 impl Shared {
+    fn leaving_notice(&self, leaving: Leaving) -> Option<Notice> {
+        match leaving {
+            Leaving::Not => None,
+            Leaving::Draining { spread } => {
+                Some(Notice::Draining { reconnect_in: self.identifiers.below(spread) })
+            }
+            Leaving::Stopped => Some(Notice::Stop),
+        }
+    }
+
     fn rooms(&self) -> MutexGuard<'_, HashMap<RoomName, RoomHandle>> {
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -24,8 +24,10 @@ use super::mailbox::Notice;
 use super::seat::Seat;
 use crate::broker::{Author, Change, Done, RoomOp, Unavailable};
 
-/// Changes applied in one go.
+/// Changes of the signal lane applied in one go.
 const BATCH_MAX: usize = 64;
+/// ... and of the bulk lane behind them: a flood of signal slows bulk down, but does not stop it.
+const BULK_BATCH_MAX: usize = 16;
 /// Requests a room holds per lane before its members are read no further.
 const MAILBOX_MAX: usize = 256;
 /// Every this many entries of directed traffic, those it is not for move on as well.
@@ -81,6 +83,11 @@ pub struct RoomHandle {
 }
 
 impl RoomHandle {
+    /// Whether its task is there to read what is sent.
+    pub(super) fn is_live(&self) -> bool {
+        !self.signal.is_closed()
+    }
+
     /// The mailbox of a lane.
     pub fn sender(&self, lane: LogLane) -> &mpsc::Sender<Command> {
         match lane {
@@ -114,6 +121,15 @@ pub(super) fn start(shared: &Arc<Shared>, name: RoomName) -> RoomHandle {
     };
     shared.tasks.spawn(room.run(from_signal, from_bulk));
     RoomHandle { signal, bulk }
+}
+
+/// Takes what waits in a mailbox until `batch` holds `most`.
+fn gather(batch: &mut Vec<Command>, mailbox: &mut mpsc::Receiver<Command>, most: usize) {
+    while batch.len() < most
+        && let Ok(command) = mailbox.try_recv()
+    {
+        batch.push(command);
+    }
 }
 
 /// What is left to do with a command once the broker has applied its change.
@@ -160,13 +176,13 @@ impl LiveRoom {
         let stopping = self.shared.stopping.clone();
         let tidy = tokio::time::sleep(TIDY_EVERY);
         tokio::pin!(tidy);
-        let mut batch = Vec::new();
         loop {
+            let (mut urgent, mut later) = (Vec::new(), Vec::new());
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => break,
-                Some(command) = signal.recv() => batch.push(command),
-                Some(command) = bulk.recv() => batch.push(command),
+                Some(command) = signal.recv() => urgent.push(command),
+                Some(command) = bulk.recv() => later.push(command),
                 () = &mut tidy => {
                     if self.tidy().await && self.retire(&signal, &bulk) {
                         break;
@@ -175,26 +191,19 @@ impl LiveRoom {
                     continue;
                 }
             }
-            for mailbox in [&mut signal, &mut bulk] {
-                while batch.len() < BATCH_MAX
-                    && let Ok(command) = mailbox.try_recv()
-                {
-                    batch.push(command);
-                }
-            }
+            gather(&mut urgent, &mut signal, BATCH_MAX);
             // On a WebSocket a `leave` may follow bulk sends that are still in the other
-            // mailbox: a member sent them, so they go first.
-            if batch.iter().any(Command::ends_membership) {
-                let mut before = Vec::new();
-                while before.len() < MAILBOX_MAX
-                    && let Ok(command) = bulk.try_recv()
-                {
-                    before.push(command);
-                }
-                before.append(&mut batch);
-                batch = before;
-            }
-            self.handle(std::mem::take(&mut batch)).await;
+            // mailbox: a member sent them, so all that is there goes first.
+            let batch = if urgent.iter().any(Command::ends_membership) {
+                gather(&mut later, &mut bulk, MAILBOX_MAX);
+                later.append(&mut urgent);
+                later
+            } else {
+                gather(&mut later, &mut bulk, BULK_BATCH_MAX);
+                urgent.append(&mut later);
+                urgent
+            };
+            self.handle(batch).await;
         }
         self.shared.metrics.rooms.dec();
     }
@@ -206,6 +215,7 @@ impl LiveRoom {
         };
         let mut ops = Vec::with_capacity(batch.len());
         let mut then = Vec::with_capacity(batch.len());
+        let mut gone = Vec::new();
         for command in batch {
             match command {
                 Command::Request(request) => {
@@ -230,7 +240,7 @@ impl LiveRoom {
                     ops.push(RoomOp { author, change: Change::Leave(reason) });
                     then.push(Then::Removed(done));
                 }
-                Command::Detach(seat) => self.detach(&seat),
+                Command::Detach(seat) => gone.push(seat),
             }
         }
         let now = self.shared.clock.now();
@@ -246,6 +256,8 @@ impl LiveRoom {
                 then.into_iter().for_each(|then| self.finish(&log, Err(UNAVAILABLE), then));
             }
         }
+        // Last, for a seat may have been taken in this very batch.
+        gone.iter().for_each(|seat| self.detach(seat));
     }
 
     /// The log, from the broker if this is the first time.
