@@ -1,0 +1,151 @@
+//! Rooms and sessions on a broker in memory. The runtime has one thread, so what is put into a
+//! room's mailboxes without waiting reaches it in one batch.
+
+use handover_protocol::limits::Retention;
+use handover_protocol::session::{Op, Outcome};
+use handover_protocol::wire::message::Send;
+use handover_protocol::wire::{Codec, Json};
+
+use super::*;
+use crate::broker::memory::MemoryBroker;
+
+struct Member {
+    seat: Arc<Seat>,
+    room: RoomName,
+    handle: RoomHandle,
+}
+
+const SLOT: Slot = Slot { index: 0, generation: 0 };
+
+fn router() -> Router {
+    let window = Duration::from_secs(120);
+    let retention = PerLane { signal: Retention::signal(window), bulk: Retention::bulk(window) };
+    let limits = RoomLimits { members: 9, retention };
+    let broker = Arc::new(MemoryBroker::new(limits));
+    let (clock, metrics) = (Clock::start(), Arc::default());
+    let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
+    Router::start(broker, clock, metrics, limits, window, tasks, stopping)
+}
+
+fn hello(resume: Option<Resume>) -> Hello {
+    Hello { version: 1, token: None, agent: None, resume }
+}
+
+fn mailbox() -> Arc<Mailbox> {
+    Arc::new(Mailbox::new(Codec::Json))
+}
+
+/// What a connection is told next.
+async fn told(seat: &Seat) -> Notice {
+    loop {
+        if let Some(notice) = seat.mailbox.take_notice() {
+            return notice;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+impl Member {
+    async fn join(router: &Router) -> Member {
+        let (seat, ..) = router.open(hello(None), mailbox()).await.unwrap();
+        let room = RoomName::parse("r").unwrap();
+        let handle = router.room(&room);
+        let member = Member { seat, room, handle };
+        member.ask(Op::Join { id: 1, metadata: None });
+        assert!(matches!(member.outcome().await, Outcome::Joined { .. }));
+        member
+    }
+
+    fn ask(&self, op: Op) {
+        let lane = op.lane();
+        let command = Command::Request(Box::new((self.seat.clone(), SLOT, op)));
+        self.handle.sender(lane).try_send(command).unwrap();
+    }
+
+    fn send(&self, lane: LogLane, seq: u64) {
+        let (room, body) = (self.room.clone(), Json::parse(b"1").unwrap());
+        self.ask(Op::Send(Send { room, lane, seq, to: None, body }));
+    }
+
+    async fn outcome(&self) -> Outcome<SharedLog> {
+        match told(&self.seat).await {
+            Notice::Reply(reply) => reply.outcome,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn all_bulk_sends_before_a_leave_are_applied_in_order() {
+    let router = router();
+    let (ann, bob) = (Member::join(&router).await, Member::join(&router).await);
+    for seq in 1..=200 {
+        ann.send(LogLane::Bulk, seq);
+    }
+    for seq in 1..=20 {
+        bob.send(LogLane::Bulk, seq);
+    }
+    ann.ask(Op::Leave { id: 2 });
+    let Outcome::Left { at, .. } = ann.outcome().await else { panic!("refused") };
+    assert_eq!(at.bulk, 220);
+}
+
+#[tokio::test]
+async fn what_was_sent_before_bye_is_applied() {
+    let router = router();
+    let ann = Member::join(&router).await;
+    for lane in LogLane::ALL {
+        (1..=100).for_each(|seq| ann.send(lane, seq));
+    }
+    let left = router.end(ann.seat.author, [ann.room.clone()], LeaveReason::Bye).await.unwrap();
+    // Beside the sends, signal has the join and the end.
+    assert_eq!(left, [(ann.room.clone(), PerLane { signal: 102, bulk: 100 })]);
+}
+
+#[tokio::test]
+async fn a_seat_taken_and_given_up_at_once_is_free() {
+    let router = router();
+    let (ann, bob) = (Member::join(&router).await, Member::join(&router).await);
+    let again = Arc::new(Seat { author: bob.seat.author, user: None, mailbox: mailbox() });
+    let (attached, waiting) = oneshot::channel();
+    let attach = Attach { seat: again.clone(), slot: SLOT, attached };
+    bob.handle.sender(LogLane::Signal).try_send(Command::Attach(Box::new(attach))).unwrap();
+    bob.handle.sender(LogLane::Signal).try_send(Command::Detach(again.clone())).unwrap();
+    assert!(waiting.await.is_ok());
+    again.mailbox.take_news();
+    ann.send(LogLane::Signal, 1);
+    ann.ask(Op::Members { id: 2 });
+    ann.outcome().await;
+    assert_eq!(again.mailbox.take_news(), PerLane::default());
+}
+
+#[tokio::test]
+async fn an_older_resume_that_comes_late_takes_nothing_over() {
+    let router = router();
+    let ann = Member::join(&router).await;
+    let newer = Author { generation: 3, ..ann.seat.author };
+    let newer = Arc::new(Seat { author: newer, user: None, mailbox: mailbox() });
+    router.take_seat(&newer);
+    assert!(matches!(told(&ann.seat).await, Notice::Replaced));
+    router.lost(&newer, Vec::new()).await;
+    let older = Author { generation: 2, ..ann.seat.author };
+    let older = Arc::new(Seat { author: older, user: None, mailbox: mailbox() });
+    router.take_seat(&older);
+    assert!(matches!(told(&older).await, Notice::Replaced));
+    assert!(router.0.sessions().presence.poll_timeout().is_some(), "the session still expires");
+}
+
+#[tokio::test]
+async fn who_comes_while_the_gateway_goes_is_told_so() {
+    let router = router();
+    let ann = Member::join(&router).await;
+    router.drain(10);
+    assert!(matches!(told(&ann.seat).await, Notice::Draining { reconnect_in: 0..10 }));
+    let (bob, ..) = router.open(hello(None), mailbox()).await.unwrap();
+    assert!(matches!(told(&bob).await, Notice::Draining { .. }));
+    router.stop();
+    let (cid, ..) = router.open(hello(None), mailbox()).await.unwrap();
+    for seat in [&bob, &cid] {
+        assert!(matches!(told(seat).await, Notice::Stop));
+    }
+}
