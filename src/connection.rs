@@ -297,9 +297,10 @@ impl<T: Transport> Pump<T> {
         self.poll_timers(cx).map(Event::End)
     }
 
-    /// What may be read: a full room mailbox holds back the lane it belongs to.
+    /// What may be read: a full room mailbox holds back the lane it belongs to, and whatever
+    /// waits behind it holds back both.
     fn intake(&self) -> Intake {
-        let open = self.session.wants_input();
+        let open = self.session.wants_input() && !self.session.has_actions();
         Intake {
             signal: open && self.blocked.signal.is_none(),
             bulk: open && self.blocked.bulk.is_none(),
@@ -369,9 +370,17 @@ impl<T: Transport> Pump<T> {
         };
         let command = Command::Request(Box::new((seat.clone(), slot, op)));
         let sender = handle.sender(lane);
-        if let Err(mpsc::error::TrySendError::Full(command)) = sender.try_send(command) {
-            let turn = Box::pin(sender.clone().reserve_owned());
-            self.blocked[lane] = Some(Blocked { command: Some(command), turn });
+        match sender.try_send(command) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(command)) => {
+                let turn = Box::pin(sender.clone().reserve_owned());
+                self.blocked[lane] = Some(Blocked { command: Some(command), turn });
+            }
+            // The room's task has panicked, which is our bug: the client comes back and finds
+            // the room made anew.
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                self.session.close(Close::new(CloseCode::Internal));
+            }
         }
     }
 
@@ -419,8 +428,12 @@ impl<T: Transport> Pump<T> {
     fn poll_timers(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         loop {
             let now = self.shared.clock.now();
-            if let Some(end) = self.handle_timeout(now) {
-                return Poll::Ready(end);
+            if now >= self.next_timeout() {
+                if let Some(end) = self.handle_timeout(now) {
+                    return Poll::Ready(end);
+                }
+                // Whatever this made the session say goes out in the next poll.
+                cx.waker().wake_by_ref();
             }
             let next = self.next_timeout();
             if self.timer_at != Some(next) {
@@ -429,8 +442,6 @@ impl<T: Transport> Pump<T> {
             }
             ready!(self.timer.as_mut().poll(cx));
             self.timer_at = None;
-            // Whatever the timers made the session say goes out in the next poll.
-            cx.waker().wake_by_ref();
         }
     }
 

@@ -46,21 +46,21 @@ impl<T: Transport> Pump<T> {
             } else {
                 [Lane::Ephemeral, Lane::Bulk]
             };
-            let mut sent = false;
+            let mut sent = None;
             for lane in order {
                 match self.send_one(cx, now, lane)? {
                     Some(true) => {
-                        sent = true;
+                        sent = Some(lane);
                         break;
                     }
                     Some(false) => {}
                     None => waits |= lane == Lane::Bulk,
                 }
             }
-            if !sent {
-                break;
-            }
-            (wrote, *writes) = (true, *writes - 1);
+            let Some(lane) = sent else { break };
+            // A datagram that went out does not show that the peer reads its streams.
+            wrote |= lane == Lane::Bulk;
+            *writes -= 1;
         }
         self.stuck_since = match (wrote, waits) {
             (false, true) => self.stuck_since.or(Some(now)),
