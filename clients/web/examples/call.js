@@ -261,7 +261,9 @@ function watchRoom(room, mesh) {
     }
   });
   room.listen('reset', ({ reason }) => {
-    chat.note(reason === 'new_session' ? 'The gateway was restarted; the room was joined anew' : 'Some messages could not be caught up on');
+    const isNew = reason === 'new_session';
+    chat.note(isNew ? 'The gateway was restarted; the room was joined anew' : 'Some messages could not be caught up on');
+    if (!isNew) status.say('warn', 'Back, but away too long: some messages could not be caught up on.');
     for (const peer of [...stage.tiles.keys()]) if (!room.members.has(peer)) stage.remove(peer);
     for (const member of room.others) stage.tile(member.peer, { name: nameOf(member.metadata) });
     mesh.sync();
