@@ -249,6 +249,15 @@ impl ClientSession {
         self.not_before = None;
     }
 
+    /// The connection that carries the session may be in trouble: asks it for a sign of life at
+    /// once, and doubts it if none comes.
+    pub fn probe_link(&mut self, now: Time) {
+        if let Some(link) = self.active.as_mut().filter(|l| l.welcomed && l.probe.is_none()) {
+            link.probe = Some(now);
+            self.requests.push(Ask::Ping, Asker::Session);
+        }
+    }
+
     /// Takes [`ClientSession::replace_link`] back.
     pub fn keep_link(&mut self) {
         if let Some(link) = &mut self.active {
@@ -394,6 +403,7 @@ impl ClientSession {
         let mut out_of_step = false;
         for (name, room) in &mut self.rooms {
             for lane in LogLane::ALL {
+                room.sends[lane].handle_timeout(now);
                 out_of_step |= room.sends[lane].is_out_of_step(now);
                 let ready = room.is_attached() && room.sends[lane].is_ready(now);
                 if ready && !std::mem::replace(&mut room.queued[lane], true) {

@@ -138,6 +138,11 @@ impl Sends {
         self.items.push_back(Item { id, to, body, stage: Stage::Waiting, doubtful: None });
     }
 
+    /// Ends a wait that is over, whether or not anything is left that waited.
+    pub(super) fn handle_timeout(&mut self, now: Time) {
+        self.hold_until = self.hold_until.filter(|until| now < *until);
+    }
+
     /// Whether [`Sends::transmit`] has something.
     pub(super) fn is_ready(&self, now: Time) -> bool {
         self.next < self.items.len()

@@ -1,0 +1,148 @@
+//! When to dial, and what becomes of it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use handover_protocol::session::client::LinkId;
+use handover_protocol::time::Time;
+
+use super::{Driver, Link};
+use crate::client::ClientEvent;
+use crate::error::{ConnectError, DialError};
+use crate::transport::{Kind, Transport};
+
+/// How long a session stays on a WebSocket before WebTransport is tried again; doubled after
+/// each failure, up to the longest.
+const PROMOTE_AFTER: Duration = Duration::from_secs(5);
+const PROMOTE_AFTER_MAX: Duration = Duration::from_secs(300);
+
+type Dialling = Pin<Box<dyn Future<Output = Result<Transport, DialError>> + Send>>;
+
+/// A dial under way.
+pub(super) struct Dial {
+    under_way: Dialling,
+    /// The session lives on a WebSocket and would rather not.
+    promotes: bool,
+}
+
+/// WebTransport is to be tried again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Promotion {
+    at: Time,
+    wait: Duration,
+}
+
+impl Driver {
+    pub(super) fn poll_dial(&mut self, cx: &mut Context<'_>) -> bool {
+        let now = self.clock.now();
+        if self.dial.is_none() {
+            self.start_dial(now);
+        }
+        let Some(dial) = &mut self.dial else { return false };
+        let Poll::Ready(result) = dial.under_way.as_mut().poll(cx) else { return false };
+        let promotes = dial.promotes;
+        self.dial = None;
+        match result {
+            Ok(transport) => {
+                self.last_link += 1;
+                let id = LinkId(self.last_link);
+                let streams = transport.streams();
+                self.links.push(Link { id, transport });
+                self.session.handle_connected(now, id, streams);
+            }
+            Err(error) if promotes => {
+                tracing::debug!(%error, "still no WebTransport");
+                if let Some(promotion) = &mut self.promotion {
+                    promotion.wait = (promotion.wait * 2).min(PROMOTE_AFTER_MAX);
+                    promotion.at = now + promotion.wait;
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "dial failed");
+                self.back_off(now, error.retry_after());
+                self.tell(ClientEvent::DialFailed(error.clone()));
+                self.note_failure(|| error);
+            }
+        }
+        true
+    }
+
+    fn start_dial(&mut self, now: Time) {
+        let promotes = if self.dial_due().is_some_and(|due| now >= due) {
+            false
+        } else if self.promotion_due().is_some_and(|due| now >= due) {
+            true
+        } else {
+            return;
+        };
+        let dialer = self.dialer.clone();
+        let under_way: Dialling =
+            if promotes { Box::pin(dialer.dial_webtransport()) } else { Box::pin(dialer.dial()) };
+        self.dial = Some(Dial { under_way, promotes });
+    }
+
+    /// When the next dial is due, if one is wanted.
+    pub(super) fn dial_due(&self) -> Option<Time> {
+        if self.dial.as_ref().is_some_and(|dial| !dial.promotes) {
+            return None;
+        }
+        let wanted = self.session.wants_link()?;
+        Some(self.next_dial.max(wanted.not_before.unwrap_or(Time::ZERO)))
+    }
+
+    pub(super) fn promotion_due(&self) -> Option<Time> {
+        if self.dial.is_some() || self.links.len() != 1 {
+            return None;
+        }
+        self.promotion.map(|promotion| promotion.at)
+    }
+
+    /// A connection carries the session: if it is a WebSocket for want of something better,
+    /// something better is tried later.
+    pub(super) fn promote_later(&mut self, now: Time, kind: Kind) {
+        self.promotion = match (kind, self.promotion) {
+            (Kind::WebSocket, Some(promotion)) => Some(promotion),
+            (Kind::WebSocket, None) if self.dialer.may_promote() => {
+                Some(Promotion { at: now + PROMOTE_AFTER, wait: PROMOTE_AFTER })
+            }
+            _ => None,
+        };
+    }
+
+    /// Something failed: the next dial waits.
+    pub(super) fn back_off(&mut self, now: Time, retry_after: Option<Duration>) {
+        // Without randomness the wait is the middle one.
+        let random = getrandom::u32().unwrap_or(u32::MAX / 2);
+        self.next_dial = self.backoff.fail(now, random, retry_after);
+    }
+
+    /// If the session has never been open and nobody wants to wait for it, that was it.
+    pub(super) fn note_failure(&mut self, error: impl FnOnce() -> DialError) {
+        if !self.retry_first && self.handles.first.is_some() && !self.session.is_ended() {
+            self.tell_first(Err(ConnectError::Dial(error())));
+            self.failed = true;
+        }
+    }
+
+    /// A hint that the address or the route has changed.
+    pub(super) fn network_changed(&mut self, now: Time) {
+        self.backoff.reset();
+        self.next_dial = now;
+        if let Some(promotion) = &mut self.promotion {
+            *promotion = Promotion { at: now, wait: PROMOTE_AFTER };
+        }
+        if let Some(endpoint) = self.dialer.endpoint()
+            && let Err(error) = endpoint.rebind()
+        {
+            tracing::warn!(%error, "no new UDP socket; staying on the old one");
+        }
+        if self.links.iter().all(|link| link.transport.kind() == Kind::WebTransport) {
+            // It moves along; whether it got through shows soon.
+            self.session.probe_link(now);
+        } else {
+            self.session.replace_link();
+        }
+    }
+}

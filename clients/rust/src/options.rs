@@ -1,0 +1,96 @@
+//! How to connect.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use handover_protocol::session::client::Attention;
+use handover_protocol::wire::Codec;
+
+use crate::endpoint::Endpoint;
+
+/// Which transports may be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// WebTransport with a head start, WebSocket racing after it.
+    #[default]
+    Auto,
+    /// WebTransport alone.
+    WebTransport,
+    /// WebSocket alone.
+    WebSocket,
+}
+
+/// Which certificates of a gateway are trusted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Certificates {
+    /// Those that the system's certificate authorities signed.
+    #[default]
+    System,
+    /// Those that an authority in this PEM file signed.
+    AuthorityFile(PathBuf),
+    /// Those whose SHA-256 hash is one of these, whatever name they are for. This is how a
+    /// gateway with a self-made certificate is trusted.
+    Hashes(Vec<[u8; 32]>),
+    /// Any at all. **Whoever is between here and the gateway can read and change everything.**
+    /// For experiments on a machine of one's own.
+    DangerouslyAny,
+}
+
+/// How a [`crate::Client`] connects and behaves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which transports may be used.
+    pub transport: Transport,
+    /// How messages are written. Rooms are shared between both.
+    pub codec: Codec,
+    /// Which certificates are trusted.
+    pub certificates: Certificates,
+    /// A token, where the gateway wants one. [`crate::Client::refresh`] brings a newer one.
+    pub token: Option<String>,
+    /// Name and version of the application, for the gateway's operator.
+    pub agent: Option<String>,
+    /// How soon a silent connection is doubted. [`crate::Client::set_attention`] changes it.
+    pub attention: Attention,
+    /// Keep trying when the gateway cannot be reached at first, instead of returning an error
+    /// from [`crate::Client::connect`].
+    pub retry: bool,
+    /// How long WebSocket waits for WebTransport before it races it.
+    pub head_start: Duration,
+    /// How long one attempt to connect may take.
+    pub dial_timeout: Duration,
+    /// How long [`crate::Client::close`] waits for what was sent before it.
+    pub close_timeout: Duration,
+    /// Bytes that may wait to be accepted, per room and lane.
+    pub outbox_bytes: usize,
+    /// Events of a room that may wait to be taken.
+    pub room_events: usize,
+    /// Their bytes.
+    pub room_event_bytes: usize,
+    /// How long a room whose events are not taken may hold the client up, before they are let
+    /// go and the room is reset with [`crate::ResetCause::Lagged`].
+    pub stall_timeout: Duration,
+    /// A UDP socket shared by several clients; each has its own if absent.
+    pub endpoint: Option<Endpoint>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            transport: Transport::Auto,
+            codec: Codec::Bincode,
+            certificates: Certificates::System,
+            token: None,
+            agent: Some(concat!("handover-client/", env!("CARGO_PKG_VERSION")).to_owned()),
+            attention: Attention::IDLE,
+            retry: false,
+            head_start: Duration::from_millis(300),
+            dial_timeout: Duration::from_secs(10),
+            close_timeout: Duration::from_secs(2),
+            outbox_bytes: 4 << 20,
+            room_events: 4_096,
+            room_event_bytes: 8 << 20,
+            stall_timeout: Duration::from_secs(5),
+            endpoint: None,
+        }
+    }
+}
