@@ -77,22 +77,44 @@ export class CallPage {
     }
   }
 
-  /** Pictures of somebody else are being decoded, now. */
+  /** Pictures of somebody else are being decoded, now, and their sound is coming in. */
   async seesVideo() {
     await this.page.evaluate(() => {
-      /** @type {any} */ (window).framesBefore = undefined;
+      /** @type {any} */ (window).mediaBefore = undefined;
     });
     await this.until(async () => {
       const page = /** @type {any} */ (window);
       const [connection] = page.handover.peers.values();
       if (connection?.connectionState !== 'connected') return false;
+      const now = { frames: 0, sound: 0 };
       for (const report of (await connection.getStats()).values()) {
-        if (report.type !== 'inbound-rtp' || report.kind !== 'video') continue;
-        page.framesBefore ??= report.framesDecoded ?? 0;
-        return report.framesDecoded > page.framesBefore + 5;
+        if (report.type !== 'inbound-rtp') continue;
+        if (report.kind === 'video') now.frames = report.framesDecoded ?? 0;
+        else now.sound = report.bytesReceived ?? 0;
       }
-      return false;
+      page.mediaBefore ??= now;
+      return now.frames > page.mediaBefore.frames + 5 && now.sound > page.mediaBefore.sound;
     });
+  }
+
+  /**
+   * Moves the mouse over a member's picture until that member's page shows it there: datagrams
+   * may be lost.
+   * @param {CallPage} other
+   */
+  async pointsAt(other) {
+    await this.page.bringToFront();
+    const { x, y } = await this.page.evaluate((name) => {
+      const tiles = [...document.querySelectorAll('.tile')];
+      const box = tiles.find((tile) => tile.querySelector('.label')?.textContent === name)?.getBoundingClientRect();
+      return { x: (box?.x ?? 0) + (box?.width ?? 0) / 3, y: (box?.y ?? 0) + (box?.height ?? 0) / 3 };
+    }, other.name);
+    const moving = setInterval(() => void this.page.mouse.move(x + Math.random() * 20, y).catch(() => {}), 100);
+    try {
+      await other.until((name) => document.querySelector('.tile.self .pointer')?.textContent === name, this.name);
+    } finally {
+      clearInterval(moving);
+    }
   }
 
   /** @param {string} text */

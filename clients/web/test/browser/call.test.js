@@ -36,14 +36,7 @@ test('chat, pointers and reactions reach the other side', async () => {
   await grace.say('from Grace');
   await ada.reads('from Grace');
   for (const [from, to] of /** @type {const} */ ([[ada, grace], [grace, ada]])) {
-    await from.page.bringToFront();
-    // Datagrams may be lost: go on moving until one has arrived.
-    const moving = setInterval(() => void from.page.mouse.move(200 + Math.random() * 200, 200).catch(() => {}), 100);
-    try {
-      await to.until(() => document.querySelector('.pointer') !== null);
-    } finally {
-      clearInterval(moving);
-    }
+    await from.pointsAt(to);
     const reacting = setInterval(() => void from.press('[data-reaction=heart]').catch(() => {}), 300);
     try {
       await to.until(() => document.querySelector('.reaction') !== null);

@@ -30,12 +30,17 @@ for (const transport of ['websocket', 'webtransport']) {
     await fox.reads('to Firefox');
     await fox.say('from Firefox');
     await ada.reads('from Firefox');
+    await ada.pointsAt(fox);
+    await fox.pointsAt(ada);
     await fox.press('#plug');
     await fox.until(() => /** @type {any} */ (window).handover.client.state === 'reconnecting');
     await fox.say('typed meanwhile');
     await ada.reads('typed meanwhile');
     assert.equal(await ada.count('typed meanwhile'), 1);
     await fox.shot(`firefox-${transport}`);
+    await fox.press('#leave');
+    await ada.reads('Fox left');
+    await ada.until(() => document.querySelectorAll('.tile').length === 1);
     assert.deepEqual([...ada.errors, ...fox.errors], []);
     await ada.page.close();
     await fox.page.close();
