@@ -10,7 +10,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "a bench reads time and its environment itself")]
 
-#[allow(dead_code, reason = "every bench uses its part of the rig")]
+#[expect(dead_code, reason = "every bench uses its part of the rig")]
 #[path = "../rig/mod.rs"]
 mod rig;
 

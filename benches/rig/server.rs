@@ -1,5 +1,6 @@
 //! A server under test, in a process of its own.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -62,7 +63,9 @@ impl Server {
         let scratch = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
             .join(format!("bench-{}-identity", std::process::id()));
         std::fs::create_dir_all(&scratch)?;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_handover"));
+        // Another build can be measured with the same load, to compare before and after.
+        let built = || OsString::from(env!("CARGO_BIN_EXE_handover"));
+        let mut command = Command::new(std::env::var_os("BENCH_GATEWAY").unwrap_or_else(built));
         command.args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
         command.args(["--log", "warn"]);
         // The caller's own settings are not what is measured here.

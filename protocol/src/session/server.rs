@@ -81,7 +81,8 @@ pub struct Opened<L> {
 /// A room that a resumed session is a member of.
 #[derive(Debug)]
 pub struct OpenedRoom<L> {
-    /// The place the room's news are marked at; below [`ROOMS_MAX`], each used once.
+    /// The place the room's news are marked at; below
+    /// [`crate::limits::ROOMS_MAX`], each used once.
     pub slot: Slot,
     /// The room.
     pub room: RoomName,

@@ -35,7 +35,7 @@ fn hear(session: &mut ServerSession<Quiet>) -> Vec<ServerMessage> {
     let mut on = |lane| -> Vec<_> {
         std::iter::from_fn(|| session.poll_transmit(Time::ZERO, lane)).collect()
     };
-    let frames = LogLane::ALL.into_iter().flat_map(|lane| on(lane));
+    let frames = LogLane::ALL.into_iter().flat_map(on);
     frames.map(|frame| Codec::Json.decode_server(&frame.payload()).expect("valid")).collect()
 }
 
