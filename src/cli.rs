@@ -21,6 +21,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the gateway.
     Serve(SettingArgs),
+    /// Be a member of a room, in this terminal.
+    Join(crate::join::JoinArgs),
     /// Look at the configuration without running anything.
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -14,6 +14,7 @@ pub mod connection;
 pub mod error;
 pub mod gateway;
 pub mod http;
+pub mod join;
 pub mod quality;
 pub mod router;
 pub mod telemetry;

@@ -12,6 +12,7 @@ use handover::cli::{Cli, Command, ConfigCommand, SettingArgs};
 use handover::clock::Clock;
 use handover::config::{Config, IdentitySource};
 use handover::gateway::{Drained, Gateway};
+use handover::join::JoinArgs;
 use handover::telemetry::logs;
 use handover::tls::{Identity, Tls};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -19,6 +20,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(settings) => serve(&settings),
+        Command::Join(args) => join(args),
         Command::Config(ConfigCommand::Check(settings)) => check(&settings),
         Command::Config(ConfigCommand::Print(settings)) => print(&settings),
     };
@@ -46,6 +48,14 @@ fn check(settings: &SettingArgs) -> Outcome {
 fn print(settings: &SettingArgs) -> Outcome {
     say(&settings.load()?.print());
     Ok(())
+}
+
+fn join(args: JoinArgs) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(handover::join::run(args));
+    // Standard input is read by a thread that nothing can wake; it is not waited for.
+    runtime.shutdown_background();
+    Ok(outcome?)
 }
 
 fn serve(settings: &SettingArgs) -> Outcome {
