@@ -401,12 +401,13 @@ impl ClientSession {
     /// Lanes whose time to go on has come, and those that the gateway has forgotten about.
     fn resume_sends(&mut self, now: Time) {
         let mut out_of_step = false;
-        for (name, room) in &mut self.rooms {
+        for (name, room) in self.rooms.iter_mut().filter(|(_, room)| room.is_attached()) {
             for lane in LogLane::ALL {
                 room.sends[lane].handle_timeout(now);
                 out_of_step |= room.sends[lane].is_out_of_step(now);
-                let ready = room.is_attached() && room.sends[lane].is_ready(now);
-                if ready && !std::mem::replace(&mut room.queued[lane], true) {
+                if room.sends[lane].is_ready(now)
+                    && !std::mem::replace(&mut room.queued[lane], true)
+                {
                     self.ready[lane].push_back(name.clone());
                 }
             }
@@ -417,8 +418,10 @@ impl ClientSession {
     }
 
     fn sends_due(&self) -> Option<Time> {
+        // Of a room that the connection has not taken up, nothing is under way.
+        let attached = self.rooms.values().filter(|room| room.is_attached());
         let lanes = |room: &Room| [room.sends.signal.due(), room.sends.bulk.due()];
-        self.rooms.values().flat_map(lanes).flatten().min()
+        attached.flat_map(lanes).flatten().min()
     }
 
     fn link(&self, id: LinkId) -> Option<&Link> {

@@ -25,6 +25,8 @@ pub(super) enum Standing {
 #[derive(Debug, Default)]
 struct Start {
     live: bool,
+    /// Where it began, if that was on the present connection.
+    since: Option<Position>,
     /// An answer whose mark has not come: entries still belong to what was.
     answer: Option<Position>,
     /// A mark whose answer has not come: entries belong to what comes, and are kept.
@@ -32,13 +34,34 @@ struct Start {
 }
 
 impl Start {
-    const LIVE: Start = Start { live: true, answer: None, mark: None };
+    const LIVE: Start = Start { live: true, since: None, answer: None, mark: None };
+
+    fn answered(&mut self, answer: Position) {
+        if !self.began_at(answer) {
+            self.answer = Some(answer);
+            self.meet();
+        }
+    }
+
+    fn marked(&mut self, mark: Position) {
+        if !self.began_at(mark) {
+            self.mark = Some(mark);
+            self.meet();
+        }
+    }
+
+    /// Whether it is one of several starts at the same place. Nothing was said on the lane
+    /// between those, so whatever comes behind one of them belongs to the last, and which
+    /// mark belongs to which answer makes no difference.
+    fn began_at(&self, place: Position) -> bool {
+        self.live && self.since == Some(place)
+    }
 
     /// Both have come, or the one that has is kept.
     fn meet(&mut self) {
         self.live = false;
         if self.answer.is_some() && self.answer == self.mark {
-            *self = Start::LIVE;
+            *self = Start { since: self.answer, ..Start::LIVE };
         }
     }
 
@@ -139,10 +162,16 @@ impl Room {
     /// known.
     pub(super) fn begin(&mut self, positions: Positions, members: Vec<Member>) -> Vec<Message> {
         (self.standing, self.detached) = (Standing::Member, false);
-        self.positions = Some(positions);
+        let had = self.positions.replace(positions);
         self.members = members.into_iter().map(|member| (member.peer, member)).collect();
-        self.bulk.answer = Some(positions.on(LogLane::Bulk));
-        self.bulk.meet();
+        let answer = positions.on(LogLane::Bulk);
+        if let (true, Some(had), Some(now)) =
+            (self.bulk.began_at(answer), had, self.positions.as_mut())
+        {
+            // What has come since then is had.
+            now.bulk = had.bulk.max(now.bulk);
+        }
+        self.bulk.answered(answer);
         if !self.bulk.live {
             return Vec::new();
         }
@@ -153,8 +182,7 @@ impl Room {
     /// The mark of a start on the bulk lane.
     pub(super) fn mark(&mut self, mark: Position) {
         self.release_held();
-        self.bulk.mark = Some(mark);
-        self.bulk.meet();
+        self.bulk.marked(mark);
     }
 
     /// A connection that is to go on from the positions carries the session.
@@ -297,5 +325,20 @@ mod tests {
         assert_eq!(room.admit(LogLane::Bulk, epoch("a"), 10), Admission::Drop);
         room.mark(mark("a", 9));
         assert_eq!(room.admit(LogLane::Bulk, epoch("a"), 10), Admission::Take);
+    }
+
+    #[test]
+    fn of_two_starts_at_the_same_place_one_mark_is_enough_and_two_do_no_harm() {
+        for marks in [1, 2] {
+            let mut room = Room::joining(None);
+            (0..marks).for_each(|_| room.mark(mark("a", 5)));
+            assert_eq!(room.admit(LogLane::Bulk, epoch("a"), 6), Admission::Hold);
+            room.hold(message(6));
+            assert_eq!(room.begin(positions("a", 3, 5), Vec::new()), [message(6)]);
+            assert_eq!(room.admit(LogLane::Bulk, epoch("a"), 6), Admission::Take);
+            assert!(room.begin(positions("a", 9, 5), Vec::new()).is_empty());
+            assert_eq!(room.admit(LogLane::Bulk, epoch("a"), 6), Admission::Drop);
+            assert_eq!(room.admit(LogLane::Bulk, epoch("a"), 7), Admission::Take);
+        }
     }
 }

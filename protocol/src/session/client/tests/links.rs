@@ -215,3 +215,18 @@ pub(super) fn accepted_on(lane: LogLane, seq: u64, offset: u64) -> ServerMessage
     let accepted = crate::wire::message::Accepted { room, lane, epoch, seq, offset };
     ServerMessage::Accepted(accepted)
 }
+
+#[test]
+fn a_greeting_given_up_may_still_take_the_session_over_once() {
+    let mut session = in_room();
+    session.handle_connected(T0, NEXT, Streams::One);
+    transmits(&mut session, NEXT);
+    // Another one is faster, but the gateway hears the first one's greeting last.
+    for (link, ends) in [(LinkId(3), false), (LinkId(4), true)] {
+        session.handle_connected(T0, link, Streams::One);
+        transmits(&mut session, link);
+        session.handle_message(T0, link, resumed(0));
+        session.handle_disconnected(T0, link, Some(CloseCode::Replaced.number()));
+        assert_eq!(session.is_ended(), ends);
+    }
+}

@@ -234,3 +234,34 @@ fn only_the_newest_ephemeral_messages_are_kept_and_none_without_a_connection() {
     session.handle_message(T0, NEXT, resumed(0));
     assert_eq!(transmits(&mut session, NEXT), []);
 }
+
+#[test]
+fn a_wait_that_is_over_does_not_stay_due() {
+    let mut session = in_room();
+    send(&mut session, LogLane::Signal, 1);
+    transmits(&mut session, LINK);
+    session.handle_message(T0, LINK, refusal(ErrorCode::Unavailable, about(LogLane::Signal, 1)));
+    // It was applied all the same, and nothing waits for the wait to end.
+    session.handle_message(T0, LINK, accepted(1, 2));
+    let later = T0 + Duration::from_secs(2);
+    session.handle_timeout(later);
+    assert!(session.poll_timeout().is_none_or(|due| due > later));
+}
+
+#[test]
+fn a_lane_that_was_settling_in_a_lost_room_gives_up_no_connection() {
+    let mut session = in_room();
+    send(&mut session, LogLane::Signal, 1);
+    send(&mut session, LogLane::Signal, 2);
+    transmits(&mut session, LINK);
+    session.handle_message(T0, LINK, refusal(ErrorCode::TooLarge, about(LogLane::Signal, 1)));
+    session.handle_disconnected(T0, LINK, None);
+    let later = T0 + Duration::from_secs(60);
+    session.handle_connected(later, NEXT, Streams::One);
+    transmits(&mut session, NEXT);
+    let lost = Welcome { lost: vec![room()], ..welcome(true) };
+    session.handle_message(later, NEXT, ServerMessage::Welcome(lost));
+    session.handle_timeout(later);
+    let closes = |output: &Output| matches!(output, Output::Close(..));
+    assert!(!outputs(&mut session).iter().any(closes));
+}
