@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use self::rooms::{Command, LiveRoom, SimLog};
+use super::Rng;
 use super::fault::{Fault, Saboteur};
 use crate::limits::{HELLO_TIMEOUT, ROOM_LINGER};
 use crate::room::entry::Entry;
@@ -21,7 +22,7 @@ use crate::session::server::{Action, Opened, OpenedRoom, ServerSession, Settings
 use crate::session::{Reply, Slot};
 use crate::time::Time;
 use crate::wire::frame::Frame;
-use crate::wire::message::{Close, Hello, LeaveReason, Resume, ServerMessage};
+use crate::wire::message::{Close, Hello, LeaveReason, Member, Resume, ServerMessage};
 use crate::wire::{
     CloseCode, Codec, Epoch, ErrorCode, Lane, LogLane, PeerId, PerLane, RoomName, Secret, SessionId,
 };
@@ -71,6 +72,8 @@ pub struct Gateway {
     settings: Settings,
     limits: RoomLimits,
     saboteur: Saboteur,
+    /// One in so many changes of a room fails, for the client at least.
+    mishaps: Option<(u64, Rng)>,
     connections: BTreeMap<ConnectionId, Connection>,
     sessions: BTreeMap<SessionId, Session>,
     presence: Presence,
@@ -88,6 +91,7 @@ impl Gateway {
             settings,
             limits,
             saboteur: Saboteur::default(),
+            mishaps: None,
             connections: BTreeMap::new(),
             sessions: BTreeMap::new(),
             presence,
@@ -102,9 +106,15 @@ impl Gateway {
         self.saboteur = Saboteur::new(fault, seed);
     }
 
-    /// What sessions are told and bounded by.
-    pub fn settings_mut(&mut self) -> &mut Settings {
-        &mut self.settings
+    /// From now on one in `n` changes of a room is answered `unavailable`, applied or not, as
+    /// when a store is asked and does not answer.
+    pub fn fail_one_in(&mut self, n: u64, seed: u64) {
+        self.mishaps = Some((n, Rng::new(seed)));
+    }
+
+    /// No change fails any more.
+    pub fn recover(&mut self) {
+        self.mishaps = None;
     }
 
     /// Every entry that was ever appended, in the order of that.
@@ -307,7 +317,7 @@ impl Gateway {
         for name in record.rooms {
             let Some(live) = self.rooms.get_mut(&name) else { continue };
             let left = live.room.borrow_mut().leave(now, peer, reason);
-            ends.push((name.clone(), self.last(&name)));
+            ends.push((name.clone(), rooms::last(&live.room.borrow())));
             self.note(&name, left);
         }
         self.rooms.values().for_each(|live| live.room.borrow_mut().forget(peer));
@@ -341,7 +351,15 @@ impl Gateway {
         }
     }
 
-    /// Whether a session ends on its own if nothing happens, so that waiting is worthwhile.
+    /// Loses a room's logs and who its members were.
+    pub fn lose_room(&mut self, now: Time, name: &RoomName) {
+        for session in self.sessions.values_mut() {
+            session.rooms.remove(name);
+        }
+        self.lose_logs(now, name);
+    }
+
+    /// When [`Gateway::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Time> {
         let connections = self.connections.values().flat_map(|connection| {
             let greeting = connection.author.is_none().then(|| connection.since + HELLO_TIMEOUT);
@@ -472,9 +490,12 @@ impl Gateway {
         Some((connection.codec.encode_server(&ServerMessage::Close(close.clone())), close))
     }
 
-    /// Every connection there is.
-    pub fn connections(&self) -> Vec<ConnectionId> {
-        self.connections.keys().copied().collect()
+    /// Who is in a room, if anybody is.
+    pub fn members(&self, name: &RoomName) -> Option<Vec<Member>> {
+        let room = self.rooms.get(name)?.room.borrow();
+        let mut viewers = self.sessions.values().map(|session| session.peer);
+        let viewer = viewers.find(|peer| room.is_member(*peer))?;
+        Some(room.snapshot(viewer).members)
     }
 
     /// The live room of this name, begun if there is none.

@@ -1,6 +1,6 @@
 //! Rooms that are live on the simulated node, and what their members ask of them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,17 +10,18 @@ use super::super::fault::{Fault, Saboteur, Tampering};
 use super::{Author, ConnectionId, Gateway};
 use crate::room::entry::{Entry, Ephemeral};
 use crate::room::log::Read;
-use crate::room::{Applied, Refusal, Room, RoomLimits, Sent, Snapshot};
+use crate::room::{Applied, Refusal, Room, RoomLimits, Sent};
 use crate::session::{About, Op, Outcome, Reply, RoomLog, Slot};
 use crate::time::Time;
 use crate::wire::message::{LeaveReason, Send};
-use crate::wire::{Epoch, LogLane, PeerId, PerLane, RoomName};
+use crate::wire::{Epoch, ErrorCode, LogLane, PeerId, PerLane, RoomName};
 
 /// A room's logs in one life, as a connection reads them.
 #[derive(Debug)]
 pub(super) struct SimLog {
     room: Rc<RefCell<Room>>,
     epoch: Epoch,
+    known: Rc<Cell<PerLane<u64>>>,
     saboteur: Saboteur,
     tampering: PerLane<Tampering>,
 }
@@ -33,10 +34,15 @@ impl RoomLog for SimLog {
     fn read(&self, lane: LogLane, after: u64) -> Read {
         let room = self.room.borrow();
         if room.epoch() != self.epoch {
-            // Another life: of this one nothing more will come.
-            return Read::Current;
+            // Another life: of this one nothing is left.
+            return Read::Trimmed;
         }
-        self.tampering[lane].read(&self.saboteur, after, |after| room.log(lane).read(after))
+        let known = self.known.get()[lane];
+        let read = |after: u64| match room.log(lane).read(after) {
+            Read::Entry(entry) if entry.offset > known => Read::Current,
+            read => read,
+        };
+        self.tampering[lane].read(&self.saboteur, after, read)
     }
 }
 
@@ -53,6 +59,9 @@ pub(super) struct Command {
 #[derive(Debug)]
 pub(super) struct LiveRoom {
     pub(super) room: Rc<RefCell<Room>>,
+    /// The last offsets that the node knows of. What was applied without its being told comes
+    /// to its knowledge with the next change.
+    known: Rc<Cell<PerLane<u64>>>,
     /// Removed, but for the `seq`s of sessions that still live.
     dormant: bool,
     mailboxes: PerLane<Vec<Command>>,
@@ -63,6 +72,7 @@ impl LiveRoom {
     pub(super) fn new(now: Time, name: RoomName, epoch: Epoch, limits: RoomLimits) -> Self {
         LiveRoom {
             room: Rc::new(RefCell::new(Room::new(now, name, epoch, limits))),
+            known: Rc::default(),
             dormant: false,
             mailboxes: PerLane::default(),
             seats: BTreeMap::new(),
@@ -73,6 +83,7 @@ impl LiveRoom {
     pub(super) fn wake(&mut self, now: Time, fresh: Epoch) {
         if std::mem::take(&mut self.dormant) {
             self.room.borrow_mut().begin(now, fresh);
+            self.known.set(PerLane::default());
         }
     }
 
@@ -94,6 +105,7 @@ impl LiveRoom {
         SimLog {
             room: self.room.clone(),
             epoch: self.room.borrow().epoch(),
+            known: self.known.clone(),
             saboteur: saboteur.clone(),
             tampering: PerLane::default(),
         }
@@ -138,6 +150,7 @@ impl LiveRoom {
         room.begin(now, epoch);
         let join = |peer: &PeerId| room.join(now, *peer, None, None).ok()?.entry;
         let entries = members.iter().filter_map(join).collect();
+        self.known.set(last(&room));
         let seats = std::mem::take(&mut self.seats);
         (seats.into_values().map(|(connection, _)| connection).collect(), entries)
     }
@@ -156,60 +169,98 @@ impl Gateway {
             return;
         }
         let about = op.about();
-        let done = self.change(now, name, connection, author, slot, op);
-        let outcome = match done {
-            Ok(Some(outcome)) => outcome,
-            Ok(None) => return,
-            Err(refusal) => {
-                let lane = match about {
-                    About::Send { lane, .. } => lane,
-                    _ => LogLane::Signal,
-                };
-                Outcome::Refused { about, refusal, at: self.last(name)[lane] }
+        let outcome = match self.mishap() {
+            None => match self.change(now, name, author, op) {
+                Ok((outcome, entry)) => {
+                    self.note(name, entry);
+                    outcome.map(|outcome| self.seated(name, connection, author, slot, outcome))
+                }
+                Err(refusal) => Some(self.refused(name, about, refusal)),
+            },
+            Some(mishap) => {
+                if mishap == Mishap::Applied
+                    && let Ok((_, entry)) = self.change(now, name, author, op)
+                {
+                    self.history.extend(entry);
+                }
+                let refusal = Refusal::new(ErrorCode::Unavailable, "no answer from the store");
+                Some(self.refused(name, about, refusal))
             }
         };
-        if let Some(connection) = self.connections.get_mut(&connection) {
+        if let (Some(connection), Some(outcome)) = (self.connections.get_mut(&connection), outcome)
+        {
             connection.replies.push(Reply { slot, outcome });
         }
     }
 
-    fn change(
+    fn mishap(&mut self) -> Option<Mishap> {
+        let (n, rng) = self.mishaps.as_mut()?;
+        let kind = if rng.one_in(2) { Mishap::Applied } else { Mishap::NotApplied };
+        rng.one_in(*n).then_some(kind)
+    }
+
+    fn refused(&self, name: &RoomName, about: About, refusal: Refusal) -> Outcome<SimLog> {
+        let lane = match about {
+            About::Send { lane, .. } => lane,
+            _ => LogLane::Signal,
+        };
+        let known = self.rooms.get(name).map_or_else(PerLane::default, |live| live.known.get());
+        Outcome::Refused { about, refusal, at: known[lane] }
+    }
+
+    /// Gives a new member's connection its seat and the log, and takes a former member's away.
+    fn seated(
         &mut self,
-        now: Time,
         name: &RoomName,
         connection: ConnectionId,
         author: Author,
         slot: Slot,
+        outcome: Outcome<SimLog>,
+    ) -> Outcome<SimLog> {
+        let Some(live) = self.rooms.get_mut(name) else { return outcome };
+        match outcome {
+            Outcome::Joined { id, snapshot, .. } => {
+                let seated = live.seats.insert(author.peer, (connection, slot));
+                let start = seated.is_none().then(|| live.log(&self.saboteur));
+                Outcome::Joined { id, snapshot, start }
+            }
+            Outcome::Left { .. } => {
+                live.seats.remove(&author.peer);
+                outcome
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// The answer to a request, and the entry it made.
+    fn change(
+        &mut self,
+        now: Time,
+        name: &RoomName,
+        author: Author,
         op: Op,
-    ) -> Result<Option<Outcome<SimLog>>, Refusal> {
+    ) -> Result<Change, Refusal> {
         let Some(live) = self.rooms.get_mut(name) else { return Err(Refusal::NOT_A_MEMBER) };
         let (peer, shared) = (author.peer, live.room.clone());
         let mut room = shared.borrow_mut();
-        let (outcome, entry): Change = match op {
+        Ok(match op {
             Op::Join { id, metadata } => {
                 let joining = room.join(now, peer, None, metadata)?;
-                drop(room);
-                let seated = live.seats.insert(peer, (connection, slot));
-                let start = seated.is_none().then(|| live.log(&self.saboteur));
                 if let Some(session) = self.sessions.get_mut(&author.session) {
                     session.rooms.insert(name.clone());
                 }
-                (Some(Outcome::Joined { id, snapshot: joining.snapshot, start }), joining.entry)
+                let (snapshot, start) = (joining.snapshot, None);
+                (Some(Outcome::Joined { id, snapshot, start }), joining.entry)
             }
             Op::Leave { id } => {
                 let left = room.leave(now, peer, LeaveReason::Left);
-                let Snapshot { positions, .. } = room.snapshot(peer);
-                drop(room);
-                live.seats.remove(&peer);
                 if let Some(session) = self.sessions.get_mut(&author.session) {
                     session.rooms.remove(name);
                 }
-                let at = PerLane { signal: positions.signal, bulk: positions.bulk };
-                (Some(Outcome::Left { id, at }), left)
+                (Some(Outcome::Left { id, at: last(&room) }), left)
             }
             Op::Update { id, metadata } => {
                 let entry = room.update(now, peer, metadata)?;
-                drop(room);
                 (Some(Outcome::Updated { id, at: entry.offset }), Some(entry))
             }
             Op::Members { id } => {
@@ -220,7 +271,8 @@ impl Gateway {
                 room.check_addressee(peer, None)?;
                 let snapshot = room.snapshot(peer);
                 drop(room);
-                (Some(Outcome::Snapshot { reason, snapshot, log: live.log(&self.saboteur) }), None)
+                let log = live.log(&self.saboteur);
+                (Some(Outcome::Snapshot { reason, snapshot, log }), None)
             }
             Op::Send(send) => self.send(now, &mut room, peer, send)?,
             Op::Ephemeral { to, body, .. } => {
@@ -229,9 +281,7 @@ impl Gateway {
                 self.pass_on(&Ephemeral::new(name.clone(), peer, to, body));
                 (None, None)
             }
-        };
-        self.note(name, entry);
-        Ok(outcome)
+        })
     }
 
     fn send(
@@ -265,13 +315,16 @@ impl Gateway {
 
     /// Writes an entry down and tells the members' connections that there is something.
     pub(super) fn note(&mut self, name: &RoomName, entry: Option<Arc<Entry>>) {
-        let (Some(entry), Some(room)) = (entry, self.rooms.get(name)) else { return };
-        for (connection, slot) in room.seats.values() {
-            if let Some(connection) = self.connections.get_mut(connection) {
-                connection.news[entry.lane] |= 1 << slot.index;
+        let Some(live) = self.rooms.get(name) else { return };
+        let (known, last) = (live.known.get(), last(&live.room.borrow()));
+        live.known.set(last);
+        for (connection, slot) in live.seats.values() {
+            let Some(connection) = self.connections.get_mut(connection) else { continue };
+            for lane in LogLane::ALL {
+                connection.news[lane] |= u64::from(known[lane] != last[lane]) << slot.index;
             }
         }
-        self.history.push(entry);
+        self.history.extend(entry);
     }
 
     fn pass_on(&mut self, ephemeral: &Ephemeral) {
@@ -283,12 +336,17 @@ impl Gateway {
             }
         }
     }
+}
 
-    /// The last offsets used in a room.
-    pub(super) fn last(&self, name: &RoomName) -> PerLane<u64> {
-        self.rooms.get(name).map_or_else(PerLane::default, |live| {
-            let positions = live.room.borrow().positions();
-            PerLane { signal: positions.signal, bulk: positions.bulk }
-        })
-    }
+/// What becomes of a change that the store does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mishap {
+    Applied,
+    NotApplied,
+}
+
+/// The last offsets used in a room.
+pub(super) fn last(room: &Room) -> PerLane<u64> {
+    let positions = room.positions();
+    PerLane { signal: positions.signal, bulk: positions.bulk }
 }
