@@ -1,0 +1,8 @@
+//! The gateway in this process, met over real sockets by clients without any cleverness.
+
+mod drain;
+mod garbage;
+mod priority;
+mod setup;
+mod silence;
+mod slow_reader;

@@ -1,0 +1,338 @@
+//! A gateway on ports the system chose, and members on either transport, in JSON.
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures_util::{SinkExt, StreamExt};
+use handover::config::{Addresses, Config, IdentitySource};
+use handover::gateway::Gateway;
+use handover_protocol::wire::frame::{FrameReader, put_prefix};
+use quinn::crypto::rustls::QuicClientConfig;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use web_transport_quinn::proto::ConnectRequest;
+use web_transport_quinn::{RecvStream, SendStream, Session};
+
+/// Waits, but not for ever: a test that would hang fails instead.
+pub async fn soon<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(30), future).await.expect("this takes too long")
+}
+
+/// A gateway with a certificate of its own.
+pub struct Served {
+    pub gateway: Gateway,
+    pub _dir: tempfile::TempDir,
+}
+
+impl Served {
+    pub async fn start() -> Self {
+        Self::with(|_| ()).await
+    }
+
+    pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let mut config = Config {
+            listen: Addresses::of([loopback]),
+            http: Addresses::of([loopback]),
+            drain_timeout: Duration::from_millis(200),
+            identity: IdentitySource::SelfMade { dir: dir.path().to_owned() },
+            ..Config::default()
+        };
+        change(&mut config);
+        Served { gateway: Gateway::start(config).await.unwrap(), _dir: dir }
+    }
+
+    /// Where QUIC and TLS listen.
+    pub fn secure(&self) -> SocketAddr {
+        self.gateway.listening()[0]
+    }
+
+    pub fn plain(&self) -> SocketAddr {
+        self.gateway.http()[0]
+    }
+
+    pub async fn websocket(&self) -> Member {
+        Member::websocket(self.plain()).await
+    }
+
+    pub async fn webtransport(&self) -> Member {
+        Member::webtransport(self.secure()).await
+    }
+
+    /// One on each transport, greeted and in `room`.
+    pub async fn both(&self, room: &str) -> [Member; 2] {
+        let mut one = self.websocket().await;
+        let mut other = self.webtransport().await;
+        one.join(room).await;
+        other.join(room).await;
+        one.expect("signal", "member_joined").await;
+        [one, other]
+    }
+}
+
+/// A plain WebSocket, not greeted.
+pub async fn dial_websocket(to: SocketAddr) -> WebSocketStream<TcpStream> {
+    let tcp = soon(TcpStream::connect(to)).await.unwrap();
+    let url = format!("ws://{to}/v1/ws");
+    soon(tokio_tungstenite::client_async(url, tcp)).await.unwrap().0
+}
+
+struct Half {
+    send: SendStream,
+    recv: RecvStream,
+    frames: FrameReader,
+}
+
+/// A WebTransport session with its two streams.
+struct Streams {
+    _endpoint: quinn::Endpoint,
+    session: Session,
+    signal: Half,
+    bulk: Half,
+}
+
+enum Wire {
+    WebSocket(Box<WebSocketStream<TcpStream>>),
+    WebTransport(Box<Streams>),
+}
+
+/// A connection that has said `hello`. It reads only when asked to.
+pub struct Member {
+    wire: Wire,
+    /// What came on the WebSocket for the other lane while one was waited for.
+    aside: [VecDeque<Value>; 2],
+    next_id: u64,
+    seqs: [u64; 2],
+    pub peer: String,
+}
+
+impl Member {
+    pub async fn websocket(to: SocketAddr) -> Self {
+        Self::greet(Wire::WebSocket(Box::new(dial_websocket(to).await))).await
+    }
+
+    pub async fn webtransport(to: SocketAddr) -> Self {
+        let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let endpoint = quinn::Endpoint::client(local).unwrap();
+        let dialled = endpoint.connect_with(any_certificate(), to, "localhost").unwrap();
+        let connection = soon(dialled).await.unwrap();
+        let url = url::Url::parse(&format!("https://localhost:{}/v1/wt", to.port())).unwrap();
+        let session = Session::connect(connection, ConnectRequest::new(url));
+        let session = soon(session).await.unwrap();
+        let signal = Half::open(&session).await;
+        let mut bulk = Half::open(&session).await;
+        bulk.write(r#"{"type":"lane","lane":"bulk"}"#).await;
+        let streams = Streams { _endpoint: endpoint, session, signal, bulk };
+        Self::greet(Wire::WebTransport(Box::new(streams))).await
+    }
+
+    async fn greet(wire: Wire) -> Self {
+        let aside = [VecDeque::new(), VecDeque::new()];
+        let mut member = Member { wire, aside, next_id: 1, seqs: [0, 0], peer: String::new() };
+        member.send("signal", json!({"type": "hello", "version": 1})).await;
+        let welcome = member.expect("signal", "welcome").await;
+        member.peer = welcome["peer"].as_str().unwrap().to_owned();
+        member
+    }
+
+    pub async fn send(&mut self, lane: &str, message: Value) {
+        let text = message.to_string();
+        soon(async {
+            match &mut self.wire {
+                Wire::WebSocket(socket) => socket.send(Message::text(text)).await.unwrap(),
+                Wire::WebTransport(streams) => streams.half(lane).write(&text).await,
+            }
+        })
+        .await;
+    }
+
+    /// The next message on a lane, `quality` left out; `None` once the connection has ended.
+    pub async fn next(&mut self, lane: &str) -> Option<Value> {
+        loop {
+            let message = soon(self.read(lane)).await?;
+            if message["type"] != "quality" {
+                return Some(message);
+            }
+        }
+    }
+
+    async fn read(&mut self, lane: &str) -> Option<Value> {
+        let wanted = usize::from(lane == "bulk");
+        if let Some(message) = self.aside[wanted].pop_front() {
+            return Some(message);
+        }
+        match &mut self.wire {
+            Wire::WebTransport(streams) => streams.half(lane).read().await,
+            Wire::WebSocket(socket) => loop {
+                let Ok(Message::Text(text)) = socket.next().await? else { continue };
+                let message: Value = serde_json::from_str(&text).unwrap();
+                let came = usize::from(message["lane"] == "bulk");
+                if came == wanted {
+                    return Some(message);
+                }
+                self.aside[came].push_back(message);
+            },
+        }
+    }
+
+    /// Messages that came on a WebSocket while another lane's was waited for.
+    pub fn passed_over(&self, lane: &str) -> usize {
+        self.aside[usize::from(lane == "bulk")].len()
+    }
+
+    /// The next message on a lane must be of this type.
+    pub async fn expect(&mut self, lane: &str, kind: &str) -> Value {
+        let message = self.next(lane).await.expect("the connection has ended");
+        assert_eq!(message["type"], kind, "{message}");
+        message
+    }
+
+    /// Joins; the answer, with the mark of the bulk lane taken.
+    pub async fn join(&mut self, room: &str) -> Value {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.send("signal", json!({"type": "join", "id": id, "room": room})).await;
+        let joined = self.expect("signal", "joined").await;
+        let mark = self.expect("bulk", "position").await;
+        assert_eq!((&mark["start"], &mark["offset"]), (&json!(true), &joined["bulk"]));
+        joined
+    }
+
+    /// Sends and does not wait; the `seq` it got.
+    pub async fn post(&mut self, room: &str, lane: &str, body: Value) -> u64 {
+        let seq = &mut self.seqs[usize::from(lane == "bulk")];
+        *seq += 1;
+        let seq = *seq;
+        let fields = json!({"type": "send", "room": room, "lane": lane, "seq": seq, "body": body});
+        self.send(lane, fields).await;
+        seq
+    }
+
+    /// Waits until everything up to `seq` is accepted; the last one's offset.
+    pub async fn accepted(&mut self, lane: &str, seq: u64) -> u64 {
+        loop {
+            let accepted = self.expect(lane, "accepted").await;
+            if accepted["seq"] == seq {
+                return accepted["offset"].as_u64().unwrap();
+            }
+        }
+    }
+
+    /// The connection is alive, and nothing else was waiting on the signal lane.
+    pub async fn answers(&mut self) {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.send("signal", json!({"type": "ping", "id": id})).await;
+        assert_eq!(self.expect("signal", "pong").await["id"], id);
+    }
+
+    /// The last message is `close`, and the transport ends with the same code.
+    pub async fn closed(&mut self) -> u64 {
+        let close = self.expect("signal", "close").await;
+        let code = close["code"].as_u64().unwrap();
+        match &mut self.wire {
+            Wire::WebSocket(socket) => {
+                let Some(Ok(Message::Close(Some(frame)))) = soon(socket.next()).await else {
+                    panic!("no close frame");
+                };
+                assert_eq!(u64::from(u16::from(frame.code)), code);
+            }
+            Wire::WebTransport(streams) => {
+                soon(streams.session.closed()).await;
+            }
+        }
+        code
+    }
+}
+
+impl Streams {
+    fn half(&mut self, lane: &str) -> &mut Half {
+        if lane == "bulk" { &mut self.bulk } else { &mut self.signal }
+    }
+}
+
+impl Half {
+    async fn open(session: &Session) -> Self {
+        let (send, recv) = soon(session.open_bi()).await.unwrap();
+        Half { send, recv, frames: FrameReader::new(1 << 20) }
+    }
+
+    async fn write(&mut self, text: &str) {
+        let mut frame = BytesMut::new();
+        put_prefix(&mut frame, text.len());
+        frame.extend_from_slice(text.as_bytes());
+        self.send.write_all(&frame).await.unwrap();
+    }
+
+    async fn read(&mut self) -> Option<Value> {
+        loop {
+            if let Some(payload) = self.frames.next_frame().unwrap() {
+                return Some(serde_json::from_slice(&payload).unwrap());
+            }
+            let chunk = self.recv.read_chunk(65_536, true).await.ok()??;
+            self.frames.buffer().extend_from_slice(&chunk.bytes);
+        }
+    }
+}
+
+/// For a certificate made a moment ago. Whether clients hold it against its hash is their tests'
+/// affair.
+fn any_certificate() -> quinn::ClientConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut crypto = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+        .with_no_client_auth();
+    crypto.alpn_protocols = vec![b"h3".to_vec()];
+    quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(crypto).unwrap()))
+}
+
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
