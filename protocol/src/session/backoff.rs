@@ -15,6 +15,9 @@ pub const STEP: Duration = Duration::from_secs(1);
 pub const CAP: Duration = Duration::from_secs(30);
 /// A link that held this long ends the run of failures before it.
 pub const STABLE_AFTER: Duration = Duration::from_secs(1);
+/// A link that came about and did not hold counts as this many failures at the most: the
+/// gateway is there, and only has to be spared a tight loop.
+const SHAKY: u32 = 2;
 
 /// The run of failures so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,8 +37,7 @@ impl Backoff {
         self.failures
     }
 
-    /// A link is up. The run of failures ends only once it has held for [`STABLE_AFTER`]: a
-    /// gateway that greets and drops everybody must not be dialled in a tight loop.
+    /// A link is up. The run of failures ends once it has held for [`STABLE_AFTER`].
     pub fn succeed(&mut self, now: Time) {
         self.up_since = Some(now);
     }
@@ -45,8 +47,9 @@ impl Backoff {
     /// `random` is drawn evenly from all of `u32`. `retry_after` is what the gateway asked
     /// for: then no dial goes out before that, and the jitter comes on top.
     pub fn fail(&mut self, now: Time, random: u32, retry_after: Option<Duration>) -> Time {
-        if self.up_since.take().is_some_and(|since| now.since(since) >= STABLE_AFTER) {
-            self.failures = 0;
+        if let Some(since) = self.up_since.take() {
+            let held = now.since(since) >= STABLE_AFTER;
+            self.failures = if held { 0 } else { self.failures.min(SHAKY) };
         }
         let ceiling = ceiling(self.failures);
         self.failures = self.failures.saturating_add(1);
@@ -114,8 +117,9 @@ mod tests {
     fn only_a_link_that_held_ends_the_run() {
         let mut backoff = Backoff { failures: 4, up_since: None };
         backoff.succeed(T0);
-        backoff.fail(T0 + Duration::from_millis(10), 0, None);
-        assert_eq!(backoff.failures(), 5);
+        let lost = T0 + Duration::from_millis(10);
+        assert_eq!(backoff.fail(lost, u32::MAX, None), lost + Duration::from_secs(2));
+        assert_eq!(backoff.failures(), 3);
         backoff.succeed(T0);
         let lost = T0 + STABLE_AFTER;
         assert_eq!(backoff.fail(lost, u32::MAX, None), lost);

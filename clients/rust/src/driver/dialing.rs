@@ -130,6 +130,8 @@ impl Driver {
     pub(super) fn network_changed(&mut self, now: Time) {
         self.backoff.reset();
         self.next_dial = now;
+        // It went out the old way and may wait for long.
+        self.dial = None;
         if let Some(promotion) = &mut self.promotion {
             *promotion = Promotion { at: now, wait: PROMOTE_AFTER };
         }

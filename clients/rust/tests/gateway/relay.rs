@@ -1,6 +1,7 @@
 //! A relay before the gateway, on one port for UDP and TCP, that can be cut.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -95,7 +96,7 @@ async fn relay_udp(near: UdpSocket, gateway: SocketAddr, open: watch::Receiver<O
         if !open.borrow().udp {
             continue;
         }
-        if !far_sides.contains_key(&client) {
+        if let Entry::Vacant(place) = far_sides.entry(client) {
             let far = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
             far.connect(gateway).await.unwrap();
             let far = Arc::new(far);
@@ -109,7 +110,7 @@ async fn relay_udp(near: UdpSocket, gateway: SocketAddr, open: watch::Receiver<O
                     }
                 }
             });
-            far_sides.insert(client, far);
+            place.insert(far);
         }
         let _ = far_sides[&client].send(&packet[..len]).await;
     }

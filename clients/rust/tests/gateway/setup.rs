@@ -32,6 +32,8 @@ impl Served {
         let mut config = Config {
             listen: Addresses::of([loopback]),
             http: Addresses::of([loopback]),
+            // Clients that a test leaves behind have nowhere else to go.
+            drain_timeout: Duration::from_millis(100),
             identity: IdentitySource::SelfMade { dir: dir.path().to_owned() },
             ..Config::default()
         };
