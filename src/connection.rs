@@ -1,9 +1,10 @@
 //! One connection: pumps messages between its transport, its session and the rooms.
 //!
 //! A single task owns all three, so none of them needs a lock. Everything that can be waited
-//! for is polled in one place, [`Pump::poll`], in a fixed order: what the router has left,
+//! for is polled in one place, `Pump::poll`, in a fixed order: what the router has left,
 //! what is to be sent (signal before ephemeral before bulk), then what has arrived.
 
+mod arrivals;
 mod output;
 
 use std::future::{Future, poll_fn};
@@ -23,6 +24,7 @@ use handover_protocol::wire::{CloseCode, Lane, LogLane, PerLane, RoomName};
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
+use self::arrivals::Arrivals;
 use self::output::Sent;
 use crate::clock::Clock;
 use crate::quality::QualityMeter;
@@ -154,6 +156,7 @@ type Turn = Pin<
 
 struct Pump<T> {
     transport: T,
+    arrivals: Arrivals,
     admitted: Admitted,
     shared: Arc<Shared>,
     session: ServerSession<SharedLog>,
@@ -208,6 +211,7 @@ impl<T: Transport> Pump<T> {
             closing_since: None,
             sent: Sent::default(),
             datagrams_dropped: 0,
+            arrivals: Arrivals::new(),
             transport,
             admitted,
             shared,
@@ -279,7 +283,8 @@ impl<T: Transport> Pump<T> {
                 cx.waker().wake_by_ref();
                 break;
             }
-            match self.transport.poll_recv(cx, self.intake()) {
+            let intake = self.intake();
+            match self.arrivals.poll(cx, &mut self.transport, intake) {
                 Poll::Ready(Ok(inbound)) => {
                     reads -= 1;
                     self.receive(now, inbound);

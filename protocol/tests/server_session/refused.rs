@@ -32,7 +32,7 @@ fn say(session: &mut ServerSession<Quiet>, message: Value) {
 }
 
 fn hear(session: &mut ServerSession<Quiet>) -> Vec<ServerMessage> {
-    let mut on = |lane| -> Vec<_> {
+    let on = |lane| -> Vec<_> {
         std::iter::from_fn(|| session.poll_transmit(Time::ZERO, lane)).collect()
     };
     let frames = LogLane::ALL.into_iter().flat_map(on);

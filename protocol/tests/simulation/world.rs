@@ -26,6 +26,7 @@ pub struct Plan {
     pub rooms: u64,
     pub steps: u64,
     pub entries_kept: usize,
+    pub kept_for: Duration,
     pub resume_window: Duration,
     /// One step in so many is trouble instead of work.
     pub trouble: u64,
@@ -43,6 +44,7 @@ impl Plan {
             rooms: 1 + rng.below(3),
             steps: 40 + rng.below(80),
             entries_kept: if rng.one_in(3) { 6 + rng.below(20) as usize } else { 4_096 },
+            kept_for: Duration::from_secs(if rng.one_in(5) { 2 } else { 150 }),
             resume_window: Duration::from_secs(if rng.one_in(4) { 6 } else { 120 }),
             trouble: 3 + rng.below(12),
             restarts: rng.one_in(3),
@@ -107,8 +109,8 @@ impl World {
             ice_servers: Vec::new(),
             ice_ttl: Duration::ZERO,
         };
-        let keep =
-            Retention { entries: plan.entries_kept, ..Retention::signal(plan.resume_window) };
+        let (entries, age) = (plan.entries_kept, plan.kept_for);
+        let keep = Retention { entries, age, bytes: 4 << 20 };
         let retention = PerLane { signal: keep, bulk: keep };
         let mut gateway = Gateway::new(settings, RoomLimits { members: 5, retention });
         if let Some(n) = plan.mishaps {
@@ -139,7 +141,11 @@ impl World {
     /// Lets people work through trouble, then lets everything come to rest, and checks.
     pub fn run(&mut self) {
         for _ in 0..self.plan.steps {
-            let pause = self.rng.pick(&[0, 0, 1, 5, 20, 100, 800]).unwrap_or(0);
+            let mut pause = self.rng.pick(&[0, 0, 1, 5, 20, 100, 800]).unwrap_or(0);
+            if self.rng.one_in(200) {
+                // Long enough for an empty room to be removed.
+                pause = 70_000;
+            }
             self.next_step = self.now + Duration::from_millis(pause);
             while self.now < self.next_step {
                 self.turn();
