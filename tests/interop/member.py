@@ -26,6 +26,8 @@ class Member:
         self._ids = itertools.count(1)
         self._seqs = {}
         self.welcome = None
+        # Whether it matters who is away: on a busy machine anybody may be for a moment.
+        self.watches_presence = False
 
     @property
     def peer(self):
@@ -60,7 +62,7 @@ class Member:
         await self.send_bytes(self.encode(message), "bulk" if bulk else "signal")
 
     async def next(self, lane="signal"):
-        """The next message on a lane; `quality` comes when it likes and is left out."""
+        """The next message on a lane, without what comes when it likes."""
         while True:
             try:
                 message = await asyncio.wait_for(self._inbox[lane].get(), DEADLINE_S)
@@ -69,7 +71,10 @@ class Member:
             if message is None:
                 self._inbox[lane].put_nowait(None)
                 raise Ended(f"on the {lane} lane")
-            if message["type"] != "quality":
+            passed_over = {"quality"}
+            if not self.watches_presence:
+                passed_over |= {"member_away", "member_back"}
+            if message["type"] not in passed_over:
                 return message
 
     async def expect(self, kind, lane="signal", **fields):

@@ -41,5 +41,6 @@ class Messages(Case):
         for member in (one, other):
             await member.join(self.room())
         await one.expect("member_joined")
+        other.watches_presence = True
         await one.socket.close(1000)
         await other.expect("member_away", peer=one.peer)

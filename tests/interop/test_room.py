@@ -130,6 +130,7 @@ class Two(Case):
     @everywhere
     async def test_a_connection_lost_without_bye_is_away(self):
         room, one, other = await self.both()
+        other.watches_presence = True
         await one.abandon()
         event = await other.expect("member_away", room=room, peer=one.peer)
         number = await other.request("members", room=room)
