@@ -99,7 +99,7 @@ async fn run() -> Result<()> {
         let (warm_up, lasting) = (Duration::from_millis(50), Duration::from_millis(200));
         Effort { rounds: 1, warm_up, lasting }
     } else {
-        Effort { rounds: 9, warm_up: Duration::from_millis(300), lasting: Duration::from_secs(2) }
+        Effort { rounds: 5, warm_up: Duration::from_secs(1), lasting: Duration::from_secs(4) }
     };
     println!("{}", rig::system::machine());
     println!("{} rounds of {:?} each, body {} bytes\n", effort.rounds, effort.lasting, text::BODY);
