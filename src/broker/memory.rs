@@ -146,7 +146,10 @@ impl Broker for MemoryBroker {
         let Some(kept) = rooms.get_mut(room) else {
             return Ok(ops.iter().map(|_| Err(Refusal::NOT_A_MEMBER)).collect());
         };
-        Ok(ops.into_iter().map(|op| apply(now, sessions, &mut kept.room, room, op)).collect())
+        // Not collected: that would use the room of `ops` again, and shrink it by a copy.
+        let mut done = Vec::with_capacity(ops.len());
+        done.extend(ops.into_iter().map(|op| apply(now, sessions, &mut kept.room, room, op)));
+        Ok(done)
     }
 
     async fn trim(&self, now: Time, room: &RoomName) -> Result<(), Unavailable> {

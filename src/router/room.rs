@@ -384,12 +384,13 @@ impl LiveRoom {
     /// Tells the members' connections that there is something to read.
     fn mark(&mut self) {
         for lane in LogLane::ALL {
-            let Marks { everybody, some } = std::mem::take(&mut self.marks[lane]);
-            if everybody {
+            let marks = &mut self.marks[lane];
+            if std::mem::take(&mut marks.everybody) {
+                marks.some.clear();
                 self.left_behind[lane] = false;
                 self.seats.values().for_each(|(seat, slot)| seat.mailbox.mark(slot.index, lane));
             } else {
-                for peer in some {
+                for peer in marks.some.drain(..) {
                     if let Some((seat, slot)) = self.seats.get(&peer) {
                         seat.mailbox.mark(slot.index, lane);
                     }

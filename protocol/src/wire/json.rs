@@ -24,7 +24,7 @@ pub enum JsonError {
 ///
 /// In the JSON codec it is spliced into the message unread; in bincode it is a byte string.
 #[derive(Clone)]
-pub struct Json(Arc<RawValue>);
+pub struct Json(Arc<Box<RawValue>>);
 
 impl Json {
     /// Checks that `text` is one JSON value within the nesting limit and copies it, without
@@ -39,7 +39,7 @@ impl Json {
         if is_too_deep(raw.get().as_bytes()) {
             return Err(JsonError::TooDeep);
         }
-        Ok(Json(raw.to_owned().into()))
+        Ok(Json(Arc::new(raw.to_owned())))
     }
 
     /// `{}`: the metadata of whoever gave none.
@@ -56,7 +56,7 @@ impl Json {
         if is_too_deep(raw.get().as_bytes()) {
             return Err(JsonError::TooDeep);
         }
-        Ok(Json(raw.into()))
+        Ok(Json(Arc::new(raw)))
     }
 
     /// Reads the value into any type.
