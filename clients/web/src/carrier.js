@@ -22,7 +22,10 @@ import { hasWebTransport } from './transport/webtransport.js';
  */
 
 /** How long a connection may take to prove that it still works, when there is doubt. */
-const PROBE_MS = 1_000;
+const PROBE_MAX_MS = 1_000;
+const PROBE_MIN_MS = 200;
+/** A path that answers may take so many of its round trips for it. */
+const PROBE_ROUND_TRIPS = 4;
 /** `setTimeout` cannot wait longer. */
 const TIMER_MAX_MS = 2 ** 31 - 1;
 
@@ -57,11 +60,13 @@ export class Carrier {
     this.memory = options.storage === undefined ? pageMemory() : options.storage;
     /** @type {import('./dial.js').Endpoints | null} as last found */
     this.endpoints = null;
+    /** @type {number | null} the last round trip on what carries the session */
+    this.rtt = null;
     this.reconnector = new Reconnector({
       dial: (choice, signal) => this.dial(choice, signal),
       opened: (transport) => this.opened(transport),
       failed: (error, retryInMs) => this.dialFailed(error, retryInMs),
-      canPromote: () => hasWebTransport() && this.endpoints?.webtransport !== null,
+      canPromote: () => hasWebTransport() && (this.endpoints?.webtransport !== null || this.endpoints.isGuess === true),
       now,
     }, options.transport ?? 'auto');
     this.unwatch = () => {};
@@ -100,7 +105,7 @@ export class Carrier {
     const webTransport = choice !== 'websocket' && hasWebTransport();
     this.note(`dialling (${choice})`);
     // A gateway that was started anew may show another certificate: ask every time.
-    const endpoints = await findEndpoints(this.url, { certificateHash, webTransportUrl, webTransport, signal });
+    const endpoints = await findEndpoints(this.url, { certificateHash, webTransportUrl, webTransport, signal, known: this.endpoints });
     if (webTransport) this.endpoints = endpoints;
     return dial(endpoints, { transport: choice, signal, memory: this.memory, WebSocket });
   }
@@ -144,14 +149,27 @@ export class Carrier {
   /** @param {import('./hints.js').Hint} hint */
   hinted(hint) {
     this.note(`hint: ${hint}`);
-    if (hint === 'online' || hint === 'changed' || hint === 'woken') return this.reconnector.hinted();
-    if (this.liveLink === null) {
-      // Whoever looks at the page again should not have to wait for the next try.
-      if (hint === 'shown') this.reconnector.hinted();
-      return;
+    switch (hint) {
+      case 'online':
+      case 'changed':
+        // That a WebSocket had to do says nothing about another network.
+        this.remember('webtransport');
+        return this.reconnector.hinted();
+      case 'shown':
+        return this.reconnector.hinted();
+      case 'woken':
+        return this.reconnector.woken();
+      default:
+        // Nothing says that there is another network to dial on, so what there is is asked.
+        if (this.liveLink === null) return;
+        this.session.probe(now(), this.probeMs());
+        this.pump();
     }
-    this.session.probe(now(), PROBE_MS);
-    this.pump();
+  }
+
+  probeMs() {
+    if (this.rtt === null) return PROBE_MAX_MS;
+    return Math.min(PROBE_MAX_MS, PROBE_MIN_MS + PROBE_ROUND_TRIPS * this.rtt);
   }
 
   /** Moves everything that can move. */
@@ -234,6 +252,10 @@ export class Carrier {
         break;
       case 'recovered':
         this.note('the connection moves again');
+        this.reconnector.recovered();
+        break;
+      case 'rtt':
+        this.rtt = output.rtt;
         break;
       case 'link_failed':
         this.linkFailed(output);
@@ -258,6 +280,7 @@ export class Carrier {
    */
   becameLive(link, resumed) {
     this.liveLink = link;
+    this.rtt = null;
     const kind = /** @type {Transport} */ (this.transport).kind;
     this.note(`session ${resumed ? 'resumed' : 'opened'} on connection ${link} (${kind})`);
     this.reconnector.live(kind);

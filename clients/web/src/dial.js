@@ -24,6 +24,7 @@ export const REMEMBER_MS = 10 * 60_000;
  * @property {string} websocket
  * @property {string | null} webtransport null where it cannot be reached that way
  * @property {ArrayBuffer} [certificateHash]
+ * @property {boolean} [isGuess] the gateway could not be asked
  */
 
 /**
@@ -58,6 +59,7 @@ export async function dial(endpoints, options = {}) {
   };
   const able = endpoints.webtransport !== null && (options.openers !== undefined || hasWebTransport());
   if (transport === 'webtransport' && !able) {
+    if (endpoints.isGuess) throw new HandoverError('unreachable', 'the gateway does not answer');
     if (hasWebTransport()) throw new HandoverError('unreachable', 'the gateway does not say where its WebTransport is');
     throw new HandoverError('unsupported', 'no WebTransport in this browser, or not on this page');
   }

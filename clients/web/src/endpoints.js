@@ -12,6 +12,7 @@ const IDENTITY_TIMEOUT_MS = 3_000;
  * @property {string} [webTransportUrl] where it is not at the same host and port
  * @property {AbortSignal} [signal]
  * @property {boolean} [webTransport] false where it will not be used
+ * @property {import('./dial.js').Endpoints | null} [known] as found before
  * @property {typeof fetch} [fetch]
  */
 
@@ -32,6 +33,8 @@ export async function findEndpoints(address, options = {}) {
   if (options.webTransport === false) return { websocket, webtransport: null };
   if (!secure && (webtransport === null || certificateHash === undefined)) {
     const identity = await fetchIdentity(`http://${url.host}/v1/identity`, options);
+    // What was true before is the better guess while nobody answers.
+    if (identity === undefined) return { websocket, webtransport, certificateHash, ...options.known, isGuess: true };
     if (identity !== null) {
       certificateHash ??= bytesOf(identity.value);
       webtransport ??= `https://${url.hostname}:${identity.port ?? PORT_DEFAULT}/v1/wt`;
@@ -52,8 +55,8 @@ function parse(address) {
 /**
  * @param {string} address
  * @param {EndpointOptions} options
- * @returns {Promise<{value: string, port?: number} | null>} null where it has no self-made
- *   certificate, or cannot be asked
+ * @returns {Promise<{value: string, port?: number} | null | undefined>} null where it has no
+ *   self-made certificate, undefined where it cannot be asked
  */
 async function fetchIdentity(address, { signal, fetch = globalThis.fetch }) {
   const timeout = AbortSignal.timeout(IDENTITY_TIMEOUT_MS);
@@ -64,7 +67,7 @@ async function fetchIdentity(address, { signal, fetch = globalThis.fetch }) {
     return identity?.algorithm === 'sha-256' && typeof identity.value === 'string' ? identity : null;
   } catch {
     // The dial that follows finds out whether the gateway is there at all.
-    return null;
+    return undefined;
   }
 }
 

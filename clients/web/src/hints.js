@@ -49,6 +49,8 @@ export function watchHints(tell) {
     if (Date.now() - hiddenAt > HIDDEN_MS) tell('shown');
     hiddenAt = Infinity;
   });
+  // A page that was frozen to save power is told so as it goes on, in some browsers.
+  on(page?.document, 'resume', () => tell('woken'));
   // The page came out of the browser's back-forward cache, where its connections were cut.
   on(page, 'pageshow', ({ persisted }) => {
     if (persisted) tell('shown');

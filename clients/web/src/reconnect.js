@@ -12,7 +12,7 @@ import { HandoverError } from './errors.js';
  */
 
 /** A session that had to start on a WebSocket tries WebTransport again after this, doubling. */
-export const PROMOTE_FIRST_MS = 30_000;
+export const PROMOTE_FIRST_MS = 10_000;
 export const PROMOTE_MAX_MS = 10 * 60_000;
 /** After WebTransport stopped moving, it is left alone for so long, doubling. */
 export const DEMOTED_FIRST_MS = 60_000;
@@ -21,6 +21,8 @@ export const DEMOTED_MAX_MS = 30 * 60_000;
 const PROVEN_MS = 5 * 60_000;
 /** So many stalls in a row and WebTransport is left alone. */
 const STALLS_MAX = 2;
+/** A dial that began so shortly before the machine was found awake began after it woke. */
+const AWAKE_MS = 1_000;
 
 /**
  * @typedef {object} Effects
@@ -30,6 +32,7 @@ const STALLS_MAX = 2;
  *   is lost by it, and it is not tried again by itself
  * @property {() => boolean} canPromote whether WebTransport exists here
  * @property {() => number} now milliseconds, monotonic
+ * @property {() => number} [wallNow] milliseconds, going on while the machine sleeps
  * @property {() => number} [random]
  */
 
@@ -56,8 +59,12 @@ export class Reconnector {
     this.promoting = undefined;
     /** Nothing is dialled before this. */
     this.heldUntil = -Infinity;
+    /** When the last dial began, by the wall clock. */
+    this.dialedAt = -Infinity;
     /** @type {{kind: TransportKind, since: number} | null} what carries the session */
     this.carrier = null;
+    /** Whether that says nothing any more. */
+    this.silent = false;
     /** Whether a connection of ours is greeting. */
     this.greeting = false;
     this.stopped = false;
@@ -65,6 +72,11 @@ export class Reconnector {
 
   get isShunning() {
     return this.effects.now() < this.shunUntil;
+  }
+
+  /** Whether the session can do without another connection. */
+  get isCarried() {
+    return this.carrier !== null && !this.silent;
   }
 
   /**
@@ -76,6 +88,7 @@ export class Reconnector {
     this.dialing?.abort();
     this.dialing = null;
     this.carrier = { kind, since: this.effects.now() };
+    this.silent = false;
     this.backoff.reset();
     clearTimeout(this.timer);
     this.timer = undefined;
@@ -89,6 +102,7 @@ export class Reconnector {
    */
   lost(retryAfter) {
     this.carrier = null;
+    this.silent = false;
     clearTimeout(this.promoting);
     if (this.dialing === null && !this.greeting) this.schedule(this.backoff.next(retryAfter));
   }
@@ -102,8 +116,16 @@ export class Reconnector {
     this.greeting = false;
     // It opened and then did not move: what some browsers do when flow control breaks.
     if (timedOut && transport?.kind === 'webtransport') this.shun();
-    const error = new HandoverError('unreachable', reason ?? 'the connection broke');
-    if (this.carrier !== null) {
+    this.tryAgain(new HandoverError('unreachable', reason ?? 'the connection broke'), retryAfter);
+  }
+
+  /**
+   * Another connection did not come about.
+   * @param {HandoverError} error
+   * @param {number} [retryAfter]
+   */
+  tryAgain(error, retryAfter) {
+    if (this.isCarried) {
       this.effects.failed(error, null);
       return this.planPromotion();
     }
@@ -114,13 +136,25 @@ export class Reconnector {
 
   /** What carries the session has gone silent: look for another way beside it. */
   stalled() {
+    this.silent = true;
     if (this.carrier?.kind === 'webtransport' && this.choice === 'auto') {
       // Once may be the network; twice without a long good time between is the transport.
       const proven = this.effects.now() - this.carrier.since > PROVEN_MS;
       this.stalls = proven ? 1 : this.stalls + 1;
       if (this.stalls >= STALLS_MAX) this.shun();
     }
-    this.dialNow();
+    this.dialing?.abort();
+    this.dialing = null;
+    this.schedule(this.backoff.next());
+  }
+
+  /** It moves again: there is no hurry any more. */
+  recovered() {
+    this.silent = false;
+    this.backoff.reset();
+    clearTimeout(this.timer);
+    this.timer = undefined;
+    if (this.promoting === undefined) this.planPromotion();
   }
 
   shun() {
@@ -137,6 +171,12 @@ export class Reconnector {
     this.shunUntil = -Infinity;
     this.demotions = 0;
     this.dialNow();
+  }
+
+  /** The machine was asleep: dial, unless a loss was noticed first and that has been done. */
+  woken() {
+    const { wallNow = Date.now } = this.effects;
+    if (wallNow() - this.dialedAt >= AWAKE_MS) this.hinted();
   }
 
   /**
@@ -198,8 +238,10 @@ export class Reconnector {
   async dial(choice) {
     if (this.stopped || this.dialing !== null) return;
     this.timer = undefined;
+    const { wallNow = Date.now } = this.effects;
     const dialing = new AbortController();
     this.dialing = dialing;
+    this.dialedAt = wallNow();
     try {
       const transport = await this.effects.dial(choice, dialing.signal);
       if (this.dialing !== dialing) return transport.abort();
@@ -209,24 +251,19 @@ export class Reconnector {
     } catch (error) {
       if (this.dialing !== dialing) return;
       this.dialing = null;
-      const failure = error instanceof HandoverError ? error : new HandoverError('unreachable', String(error), { cause: error });
-      if (this.carrier !== null) {
-        this.effects.failed(failure, null);
-        return this.planPromotion();
-      }
-      const wait = this.backoff.next();
-      this.effects.failed(failure, wait);
-      this.schedule(wait);
+      this.tryAgain(error instanceof HandoverError ? error : new HandoverError('unreachable', String(error), { cause: error }));
     }
   }
 
   /** Plans to move from a WebSocket to WebTransport, in case it works by then. */
   planPromotion() {
     clearTimeout(this.promoting);
+    this.promoting = undefined;
     if (this.stopped || this.choice !== 'auto' || this.carrier?.kind !== 'websocket') return;
     if (!this.effects.canPromote()) return;
     const shunned = Math.max(0, this.shunUntil - this.effects.now());
     this.promoting = setTimeout(() => {
+      this.promoting = undefined;
       if (this.carrier?.kind === 'websocket') void this.dial('webtransport');
     }, shunned + PROMOTE_FIRST_MS / 2 + this.promotion.next());
   }

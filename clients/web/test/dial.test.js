@@ -183,6 +183,7 @@ function reconnector(/** @type {'auto' | TransportKind} */ choice = 'auto') {
     failed: (error, wait) => failed.push([error.code, wait]),
     canPromote: () => true,
     now: () => now,
+    wallNow: () => now,
     random: () => 1,
   }, choice);
   return { it, track, dials, failed, pass: (/** @type {number} */ ms) => {
@@ -213,17 +214,58 @@ test('a WebSocket session tries WebTransport later, and moves', () => timed(asyn
   it.live('websocket');
   pass(14_999);
   assert.deepEqual(dials, []);
-  pass(30_001);
+  pass(1);
   assert.deepEqual(dials, ['webtransport']);
   track.fail('webtransport');
   await turn();
-  pass(15_000 + 60_000);
+  pass(24_999);
+  assert.equal(dials.length, 1);
+  pass(1);
   assert.deepEqual(dials, ['webtransport', 'webtransport']);
   track.finish('webtransport');
   await turn();
   it.live('webtransport');
   pass(3_600_000);
   assert.equal(dials.length, 2);
+  it.stop();
+}));
+
+test('beside a silent connection it is dialled until another one is there or the old one speaks', () => timed(async () => {
+  const { it, track, dials, failed, pass } = reconnector('websocket');
+  const dialled = async () => {
+    track.fail('websocket');
+    await turn();
+    return [dials.length, failed.at(-1)?.[1]];
+  };
+  it.live('websocket');
+  it.stalled();
+  assert.deepEqual(await dialled(), [1, 1_000]);
+  pass(1_000);
+  assert.deepEqual(await dialled(), [2, 2_000]);
+  it.recovered();
+  pass(3_600_000);
+  assert.equal(dials.length, 2);
+  it.stalled();
+  it.lost();
+  assert.equal(dials.length, 3, 'one dial for both');
+  track.finish('websocket');
+  await turn();
+  it.live('websocket');
+  it.dialNow();
+  assert.deepEqual(await dialled(), [4, null], 'whoever is carried does not insist');
+  it.stop();
+}));
+
+test('a machine that wakes up dials once, whoever notices first', () => timed(async () => {
+  const { it, dials, pass } = reconnector();
+  it.live('webtransport');
+  it.lost();
+  pass(999);
+  it.woken();
+  assert.equal(dials.length, 1, 'the loss was noticed first');
+  pass(1);
+  it.woken();
+  assert.equal(dials.length, 2, 'a dial from before the sleep is worth nothing');
   it.stop();
 }));
 
@@ -258,6 +300,10 @@ test('addresses lead to endpoints', async () => {
   assert.equal(plain.webtransport, 'https://localhost:5000/v1/wt');
   assert.deepEqual(new Uint8Array(plain.certificateHash ?? new ArrayBuffer(0)), new TextEncoder().encode('hash'));
   assert.equal((await findEndpoints('http://localhost:8080', { fetch: answer({}, false) })).webtransport, null);
+  const silent = async () => Promise.reject(new TypeError('no network'));
+  const guess = await findEndpoints('http://localhost:8080', { fetch: silent, known: plain });
+  assert.deepEqual(guess, { ...plain, isGuess: true }, 'what was known stays true while nobody answers');
+  assert.equal((await findEndpoints('http://localhost:8080', { fetch: silent })).webtransport, null);
   assert.equal((await findEndpoints('http://localhost:8080', { webTransport: false, fetch: () => assert.fail() })).webtransport, null);
   await assert.rejects(findEndpoints('ftp://x'), { code: 'bad_request' });
 });
