@@ -148,7 +148,6 @@ async function join(name, roomName) {
   });
   call.client = client;
   watchClient(client, name);
-  client.inCall = true;
   const { iceServers } = await client.iceServers();
   const room = await client.join(roomName, { metadata: { name, transport: client.transport } });
   call.room = room;
@@ -218,7 +217,7 @@ function watchClient(client, name) {
   });
   client.listen('draining', () => status.say('warn', 'The gateway is about to restart; moving to another one.'));
   client.listen('dial_failed', ({ retryInMs }) => {
-    if (retryInMs !== null && retryInMs > 1_500) status.say('warn', `The gateway does not answer. Trying again in ${Math.ceil(retryInMs / 1_000)} s.`, { lasting: true });
+    if (retryInMs !== null && client.state === 'reconnecting') status.retrying(retryInMs);
   });
 }
 
@@ -284,7 +283,10 @@ function refresh() {
   if (client === null) return;
   status.show(client.state, client.transport, client.rtt);
   if (room === null) return;
-  people.draw(room, { transport: client.transport, rtt: client.rtt });
+  // Alone there is nobody whom a dead connection keeps waiting.
+  const inCall = room.others.length > 0;
+  if (client.inCall !== inCall) client.inCall = inCall;
+  people.draw(room, { transport: client.transport, rtt: client.rtt, away: client.state !== 'connected' });
   byId('invite').hidden = room.others.length > 0;
   for (const { peer, away } of room.others) {
     const state = call.mesh?.links.get(peer)?.connection.connectionState ?? 'new';

@@ -3,7 +3,7 @@ import { byId, duration, make, transportName } from './dom.js';
 
 /**
  * @typedef {import('/client/index.js').Room} Room
- * @typedef {{transport: string | null, rtt: number | null}} Path
+ * @typedef {{transport: string | null, rtt: number | null, away?: boolean}} Path
  */
 
 export class People {
@@ -28,11 +28,12 @@ export class People {
       const transport = path?.transport ?? member.metadata.transport ?? null;
       const name = make('span', { className: 'name', text: nameOf(member.metadata) });
       if (isSelf) name.append(make('span', { className: 'muted', text: ' you' }));
-      const row = make('li', { className: member.away ? 'away' : '' }, [
+      const away = isSelf ? own.away : member.away;
+      const row = make('li', { className: away ? 'away' : '' }, [
         make('span', { className: 'avatar', text: [...nameOf(member.metadata)][0]?.toUpperCase() ?? '?' }),
         name,
       ]);
-      if (member.away) row.append(make('span', { className: 'tag warn', text: 'reconnecting' }));
+      if (away) row.append(make('span', { className: 'tag warn', text: 'reconnecting' }));
       else {
         if (transport) row.append(make('span', { className: `tag ${transport}`, text: transportName(transport) }));
         row.append(make('span', { className: 'rtt', text: path?.rtt == null ? '' : duration(path.rtt) }));

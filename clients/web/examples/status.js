@@ -10,11 +10,17 @@ export class Status {
     this.pillText = byId('status-text');
     this.banner = byId('banner');
     this.bannerText = byId('banner-text');
+    /** What changes every second, and would be read aloud every second too. */
+    this.bannerCount = byId('banner-count');
     this.action = /** @type {HTMLButtonElement} */ (byId('banner-action'));
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.timer = undefined;
     /** @type {ReturnType<typeof setInterval> | undefined} */
     this.counting = undefined;
+    this.since = 0;
+    this.nextTry = 0;
+    addEventListener('online', () => this.nameLoss());
+    addEventListener('offline', () => this.nameLoss());
   }
 
   /**
@@ -35,8 +41,7 @@ export class Status {
    * @param {{lasting?: boolean, action?: {label: string, run: () => void}}} [how]
    */
   say(tone, text, { lasting = false, action } = {}) {
-    clearTimeout(this.timer);
-    clearInterval(this.counting);
+    this.quiet();
     this.banner.hidden = false;
     this.banner.dataset.tone = tone;
     this.bannerText.textContent = text;
@@ -51,17 +56,42 @@ export class Status {
   quiet() {
     clearTimeout(this.timer);
     clearInterval(this.counting);
+    this.counting = undefined;
+    this.bannerCount.textContent = '';
     this.banner.hidden = true;
   }
 
   /** Counts the seconds for as long as nothing gets through. */
   reconnecting() {
-    const since = performance.now();
-    this.say('warn', 'Connection lost. Reconnecting; nothing you write is lost.', { lasting: true });
-    this.counting = setInterval(() => {
-      const seconds = Math.round((performance.now() - since) / 1_000);
-      this.bannerText.textContent = `Connection lost. Reconnecting for ${seconds} s; nothing you write is lost.`;
-    }, 1_000);
+    this.say('warn', '', { lasting: true });
+    this.since = performance.now();
+    this.nextTry = 0;
+    this.counting = setInterval(() => this.count(), 500);
+    this.nameLoss();
+    this.count();
+  }
+
+  /**
+   * A try has failed.
+   * @param {number} inMs until the next one
+   */
+  retrying(inMs) {
+    this.nextTry = performance.now() + inMs;
+    this.nameLoss();
+  }
+
+  nameLoss() {
+    if (this.counting === undefined) return;
+    const lost = this.nextTry > 0 ? 'The gateway does not answer' : 'Connection lost';
+    const text = `${navigator.onLine ? lost : 'No network'}. Reconnecting; nothing you write is lost.`;
+    if (this.bannerText.textContent !== text) this.bannerText.textContent = text;
+  }
+
+  count() {
+    const now = performance.now();
+    const down = Math.round((now - this.since) / 1_000);
+    const next = Math.ceil((this.nextTry - now) / 1_000);
+    this.bannerCount.textContent = `${down} s${next >= 2 ? `, next try in ${next} s` : ''}`;
   }
 
   /**

@@ -3,6 +3,7 @@ import { mkdir } from 'node:fs/promises';
 import puppeteer from 'puppeteer-core';
 
 /** @typedef {import('puppeteer-core').Browser} Browser */
+/** @typedef {import('puppeteer-core').CDPSession} CDPSession */
 /** @typedef {import('puppeteer-core').Page} Page */
 
 const CHROMIUM = process.env.CHROMIUM_BIN ?? '/usr/bin/chromium';
@@ -35,19 +36,58 @@ export function launchFirefox() {
  * Opens the call page and joins.
  * @param {Browser} browser
  * @param {string} url
- * @param {{name: string, room: string, transport?: string, width?: number, height?: number}} who
+ * @param {{name: string, room: string, transport?: string, width?: number, height?: number, losable?: boolean}} who
+ *   `losable`: {@link CallPage.loseNetwork} will be called
  */
-export async function openCall(browser, url, { name, room, transport = 'auto', width = 1280, height = 800 }) {
+export async function openCall(browser, url, { name, room, transport = 'auto', width = 1280, height = 800, losable = false }) {
   const page = await browser.newPage();
   await page.setViewport({ width, height });
+  const errors = watchErrors(page);
+  const cdp = losable ? await page.createCDPSession() : undefined;
+  // What its media go through is decided when their sockets are made.
+  if (cdp) await emulate(cdp, false);
+  const query = new URLSearchParams({ name, transport, fake: '1' });
+  await page.goto(`${url}/?${query}#room=${encodeURIComponent(room)}`);
+  // What the page says stays for a few seconds only, and a test may look later than that.
+  await page.evaluate(() => {
+    const banner = /** @type {HTMLElement} */ (document.getElementById('banner'));
+    /** @type {string[]} */
+    const said = [];
+    const look = () => {
+      if (!banner.hidden) said.push(banner.innerText);
+    };
+    new MutationObserver(look).observe(banner, { subtree: true, childList: true, characterData: true, attributes: true });
+    look();
+    Object.assign(window, { said });
+  });
+  const call = new CallPage(page, name, errors, cdp);
+  await call.until(() => document.body.dataset.phase === 'call');
+  return call;
+}
+
+/**
+ * Everything that a clean page does not have: uncaught errors and lines in the console, except
+ * about connections that failed, which browsers write by themselves and this is all about.
+ * @param {Page} page
+ */
+export function watchErrors(page) {
   /** @type {string[]} */
   const errors = [];
   page.on('pageerror', (error) => errors.push(String(error)));
-  const query = new URLSearchParams({ name, transport, fake: '1' });
-  await page.goto(`${url}/?${query}#room=${encodeURIComponent(room)}`);
-  const call = new CallPage(page, name, errors);
-  await call.until(() => document.body.dataset.phase === 'call');
-  return call;
+  page.on('console', (line) => {
+    const isComplaint = ['error', 'warn'].includes(line.type());
+    if (isComplaint && !/WebSocket|WebTransport|net::ERR_|can.t establish a connection|was interrupted/.test(line.text())) errors.push(line.text());
+  });
+  return errors;
+}
+
+/**
+ * @param {CDPSession} cdp
+ * @param {boolean} offline
+ */
+function emulate(cdp, offline) {
+  // Only what limits something at first can be changed for media that flow already.
+  return cdp.send('Network.emulateNetworkConditions', { offline, latency: 1, downloadThroughput: -1, uploadThroughput: -1 });
 }
 
 export class CallPage {
@@ -55,9 +95,11 @@ export class CallPage {
    * @param {Page} page
    * @param {string} name
    * @param {string[]} errors
+   * @param {CDPSession} [cdp] where the browser has one
    */
-  constructor(page, name, errors) {
+  constructor(page, name, errors, cdp) {
     this.page = page;
+    this.cdp = cdp;
     this.name = name;
     this.errors = errors;
   }
@@ -72,7 +114,7 @@ export class CallPage {
       await this.page.waitForFunction(holds, { timeout: DEADLINE_MS, polling: 100 }, ...args);
     } catch (cause) {
       await this.shot('failed');
-      const log = await this.page.$eval('body', (body) => body.innerText);
+      const log = await this.account();
       throw new Error(`${this.name} waited in vain for ${holds}\n${this.errors.join('\n')}\n${log}`, { cause });
     }
   }
@@ -95,6 +137,59 @@ export class CallPage {
       page.mediaBefore ??= now;
       return now.frames > page.mediaBefore.frames + 5 && now.sound > page.mediaBefore.sound;
     });
+  }
+
+  /** What the page has to say about a failure. */
+  account() {
+    return this.page.$eval('body', (body) => body.innerText);
+  }
+
+  /** No picture that it has not seen yet comes in any more. */
+  async seesNothingNew() {
+    await this.page.evaluate(() => {
+      /** @type {any} */ (window).lastPicture = { frames: -1, at: 0 };
+    });
+    await this.until(async () => {
+      const page = /** @type {any} */ (window);
+      const [connection] = page.handover.peers.values();
+      const reports = [...(await connection.getStats()).values()];
+      const { framesDecoded = 0 } = reports.find(({ type, kind }) => type === 'inbound-rtp' && kind === 'video') ?? {};
+      if (framesDecoded !== page.lastPicture.frames) page.lastPicture = { frames: framesDecoded, at: performance.now() };
+      return performance.now() - page.lastPicture.at > 1_000;
+    });
+  }
+
+  /** How many connections the session has had. */
+  connections() {
+    return this.page.$$eval('#log .what', (rows) => rows.filter((row) => /^connection \d+ open/.test(row.textContent ?? '')).length);
+  }
+
+  /**
+   * Takes the network away from the page's media and fetches, and says so; or brings it back.
+   * @param {boolean} offline
+   */
+  async loseNetwork(offline) {
+    if (this.cdp === undefined) throw new Error(`${this.name} was not opened as losable`);
+    await emulate(this.cdp, offline);
+  }
+
+  /** What tells one life of the media's path from the next: both ends' ICE user fragments. */
+  iceLife() {
+    return this.page.evaluate(() => {
+      const [connection] = /** @type {any} */ (window).handover.peers.values();
+      const fragment = (/** @type {RTCSessionDescription | null} */ description) => /a=ice-ufrag:(\S+)/.exec(description?.sdp ?? '')?.[1];
+      return `${fragment(connection.localDescription)} ${fragment(connection.remoteDescription)}`;
+    });
+  }
+
+  /** @param {string} before an earlier {@link CallPage.iceLife} */
+  async iceRestarted(before) {
+    await this.until((before) => {
+      const [connection] = /** @type {any} */ (window).handover.peers.values();
+      const fragment = (/** @type {RTCSessionDescription | null} */ description) => /a=ice-ufrag:(\S+)/.exec(description?.sdp ?? '')?.[1];
+      const [local, remote] = [fragment(connection.localDescription), fragment(connection.remoteDescription)];
+      return connection.signalingState === 'stable' && !before.split(' ').includes(local ?? '') && !before.split(' ').includes(remote ?? '');
+    }, before);
   }
 
   /**
@@ -123,6 +218,18 @@ export class CallPage {
       /** @type {HTMLInputElement} */ (input).value = text;
       /** @type {HTMLInputElement} */ (input).form?.requestSubmit();
     }, text);
+  }
+
+  /**
+   * The banner says something that begins like this, or has said so since it was last asked.
+   * @param {string} pattern of a regular expression
+   * @returns {Promise<string>} what exactly
+   */
+  async says(pattern) {
+    const find = (/** @type {string} */ pattern) => /** @type {any} */ (window).said.findIndex((/** @type {string} */ text) => new RegExp(`^${pattern}`).test(text)) + 1;
+    await this.until(find, pattern);
+    const index = await this.page.evaluate(find, pattern);
+    return this.page.evaluate((index) => /** @type {any} */ (window).said.splice(0, index).at(-1), index);
   }
 
   /** @param {string} text */

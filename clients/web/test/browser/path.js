@@ -148,10 +148,11 @@ export class Path {
   }
 
   async close() {
+    // While it can still take its leave of everybody.
+    await this.gateway.stop();
     this.front.close();
     for (const { up } of this.flows.values()) up.close();
     for (const socket of this.sockets) socket.destroy();
     this.server.close();
-    await this.gateway.stop();
   }
 }
