@@ -32,6 +32,7 @@ use crate::error::ConnectError;
 use crate::events::RoomEvents;
 use crate::options::Options;
 use crate::transport::{Inbound, Transport, TransportEnd};
+use crate::watch::Watch;
 use dialing::Dial;
 
 /// Messages taken from a connection, and commands from handles, before others have a turn.
@@ -83,6 +84,7 @@ pub(crate) struct Driver {
     closing: FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>,
     dialer: Dialer,
     dial: Option<Dial>,
+    watch: Option<Watch>,
     backoff: Backoff,
     /// No dial before this.
     next_dial: Time,
@@ -118,6 +120,7 @@ impl Driver {
             closing: FuturesUnordered::new(),
             dialer,
             dial: None,
+            watch: if options.watch_network { watch() } else { None },
             backoff: Backoff::new(),
             next_dial: Time::ZERO,
             promotion: None,
@@ -149,6 +152,7 @@ impl Driver {
             if (self.session.is_ended() || self.failed) && self.stuck.is_none() {
                 return Poll::Ready(());
             }
+            moved |= self.poll_watch(cx);
             moved |= self.poll_dial(cx);
             moved |= self.poll_timer(cx);
             if !moved {
@@ -274,6 +278,11 @@ impl Driver {
         }
         false
     }
+}
+
+/// Some systems and sandboxes do not tell; the application may.
+fn watch() -> Option<Watch> {
+    Watch::open().inspect_err(|error| tracing::debug!(%error, "the network is not watched")).ok()
 }
 
 /// Sends what there is and the transport takes, the most urgent first.

@@ -1,8 +1,8 @@
 //! The UDP socket that WebTransport connections run on.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use quinn::{EndpointConfig, TokioRuntime};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -18,6 +18,8 @@ const SOCKET_BUFFER: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     quic: quinn::Endpoint,
+    /// From where the gateways were last found to be reached.
+    source: Arc<Mutex<Option<IpAddr>>>,
 }
 
 impl Endpoint {
@@ -25,12 +27,18 @@ impl Endpoint {
     pub fn new() -> io::Result<Self> {
         let config = EndpointConfig::default();
         let quic = quinn::Endpoint::new(config, None, wildcard()?, Arc::new(TokioRuntime))?;
-        Ok(Endpoint { quic })
+        Ok(Endpoint { quic, source: Arc::default() })
     }
 
     /// Moves every connection to a new socket: they go on from there.
     pub fn rebind(&self) -> io::Result<()> {
         self.quic.rebind(wildcard()?)
+    }
+
+    /// Moves every connection, unless another client that shares the socket has seen to it.
+    pub(crate) fn rebind_from(&self, source: IpAddr) -> io::Result<()> {
+        let mut last = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.replace(source) == Some(source) { Ok(()) } else { self.rebind() }
     }
 
     pub(crate) fn quic(&self) -> &quinn::Endpoint {

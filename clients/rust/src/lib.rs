@@ -42,6 +42,11 @@ mod options;
 mod room;
 mod tls;
 mod transport;
+#[cfg(all(feature = "watch-network", target_os = "linux"))]
+mod watch;
+#[cfg(not(all(feature = "watch-network", target_os = "linux")))]
+#[path = "watch_nothing.rs"]
+mod watch;
 
 pub use client::{Client, ClientEvent, State};
 pub use endpoint::Endpoint;

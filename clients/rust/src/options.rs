@@ -69,6 +69,10 @@ pub struct Options {
     /// How long a room whose events are not taken may hold the client up, before they are let
     /// go and the room is reset with [`crate::ResetCause::Lagged`].
     pub stall_timeout: Duration,
+    /// Notice by itself that the network changed, as if [`crate::Client::network_changed`] had
+    /// been called: whenever another address of this machine leads to the gateway. On Linux,
+    /// with the feature `watch-network`; elsewhere the application has to say so.
+    pub watch_network: bool,
     /// A UDP socket shared by several clients; each has its own if absent.
     pub endpoint: Option<Endpoint>,
 }
@@ -90,6 +94,7 @@ impl Default for Options {
             room_events: 4_096,
             room_event_bytes: 8 << 20,
             stall_timeout: Duration::from_secs(5),
+            watch_network: true,
             endpoint: None,
         }
     }

@@ -128,14 +128,23 @@ struct Link {
     early_bytes: usize,
     /// The bulk stream has to be named.
     announce_bulk: bool,
-    /// A `ping` is out since then.
-    probe: Option<Time>,
+    /// A `ping` is out.
+    probe: Option<Probe>,
     /// Silent for too long. The next sign of life takes it back.
     doubted: bool,
     /// Another one is wanted in its place, however well it does.
     unwanted: bool,
     /// A newer connection has greeted: if this one is `replaced`, it was by that.
     contested: bool,
+}
+
+/// A `ping` that decides about its connection.
+#[derive(Clone, Copy, Debug)]
+struct Probe {
+    /// The connection is doubted then.
+    due: Time,
+    /// Only the answer to this one will do: what else arrives may have set out before.
+    answer: Option<RequestId>,
 }
 
 impl Link {
@@ -249,12 +258,13 @@ impl ClientSession {
         self.not_before = None;
     }
 
-    /// The connection that carries the session may be in trouble: asks it for a sign of life at
-    /// once, and doubts it if none comes.
-    pub fn probe_link(&mut self, now: Time) {
-        if let Some(link) = self.active.as_mut().filter(|l| l.welcomed && l.probe.is_none()) {
-            link.probe = Some(now);
-            self.requests.push(Ask::Ping, Asker::Session);
+    /// The connection that carries the session has moved to another path, which may lead
+    /// nowhere: asks at once, and doubts it unless the answer comes within `patience`.
+    pub fn probe_link(&mut self, now: Time, patience: Duration) {
+        if self.active.as_ref().is_some_and(|link| link.welcomed && !link.doubted) {
+            let answer = Some(self.requests.push(Ask::Ping, Asker::Session));
+            let probe = Some(Probe { due: now + patience, answer });
+            self.active.iter_mut().for_each(|link| link.probe = probe);
         }
     }
 
@@ -318,7 +328,9 @@ impl ClientSession {
     pub fn handle_alive(&mut self, now: Time, id: LinkId) {
         let Some(link) = self.link_mut(id) else { return };
         link.heard = now;
-        link.probe = None;
+        if link.doubted || link.probe.is_some_and(|probe| probe.answer.is_none()) {
+            link.probe = None;
+        }
         link.doubted = false;
         if link.welcomed && !self.up {
             self.note_live(id, true);
@@ -373,7 +385,7 @@ impl ClientSession {
             return None;
         }
         match link.probe {
-            Some(since) => Some(since + self.attention.probe_timeout),
+            Some(probe) => Some(probe.due),
             None => Some(link.heard + self.probe_after()),
         }
     }
@@ -393,8 +405,18 @@ impl ClientSession {
             link.doubted = true;
             self.note_down();
         } else {
-            link.probe = Some(now);
+            let due = now + self.attention.probe_timeout;
+            link.probe = Some(Probe { due, answer: None });
             self.requests.push(Ask::Ping, Asker::Session);
+        }
+    }
+
+    /// A `ping` is answered.
+    fn handle_pong(&mut self, id: LinkId, answer: RequestId) {
+        if let Some(link) = self.link_mut(id)
+            && link.probe.is_some_and(|probe| probe.answer == Some(answer))
+        {
+            link.probe = None;
         }
     }
 

@@ -56,7 +56,7 @@ impl Driver {
                 self.await_answer(pinged, reply, About::Nothing);
             }
             Command::Attention(attention) => self.session.set_attention(attention),
-            Command::NetworkChanged => self.network_changed(now),
+            Command::NetworkChanged => self.network_changed(now, None),
             Command::Close => self.session.bye(now + self.close_timeout),
         }
     }

@@ -1,6 +1,7 @@
 //! When to dial, and what becomes of it.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -17,6 +18,10 @@ use crate::transport::{Kind, Transport};
 /// each failure, up to the longest.
 const PROMOTE_AFTER: Duration = Duration::from_secs(5);
 const PROMOTE_AFTER_MAX: Duration = Duration::from_secs(300);
+
+/// How long a connection that has moved to a new path may take to show that it got there. A
+/// retransmission fits in on any path worth having; what is in vain is no more than a dial.
+const MOVE_PATIENCE: Duration = Duration::from_millis(400);
 
 type Dialling = Pin<Box<dyn Future<Output = Result<Transport, DialError>> + Send>>;
 
@@ -35,6 +40,15 @@ pub(super) struct Promotion {
 }
 
 impl Driver {
+    /// Whether another address leads to the gateway now, as far as the system tells.
+    pub(super) fn poll_watch(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(watch) = &mut self.watch else { return false };
+        let Poll::Ready(source) = watch.poll_moved(cx) else { return false };
+        tracing::debug!(%source, "the way to the gateway begins elsewhere now");
+        self.network_changed(self.clock.now(), Some(source));
+        true
+    }
+
     pub(super) fn poll_dial(&mut self, cx: &mut Context<'_>) -> bool {
         let now = self.clock.now();
         if self.dial.is_none() {
@@ -49,6 +63,9 @@ impl Driver {
                 self.last_link += 1;
                 let id = LinkId(self.last_link);
                 let streams = transport.streams();
+                if let (Some(watch), Some(gateway)) = (&mut self.watch, transport.gateway()) {
+                    watch.follow(gateway);
+                }
                 self.links.push(Link { id, transport });
                 self.session.handle_connected(now, id, streams);
             }
@@ -126,8 +143,9 @@ impl Driver {
         }
     }
 
-    /// A hint that the address or the route has changed.
-    pub(super) fn network_changed(&mut self, now: Time) {
+    /// A hint that the address or the route has changed; from where it leads now, if the
+    /// system said so.
+    pub(super) fn network_changed(&mut self, now: Time, source: Option<IpAddr>) {
         self.backoff.reset();
         self.next_dial = now;
         // It went out the old way and may wait for long.
@@ -136,13 +154,14 @@ impl Driver {
             *promotion = Promotion { at: now, wait: PROMOTE_AFTER };
         }
         if let Some(endpoint) = self.dialer.endpoint()
-            && let Err(error) = endpoint.rebind()
+            && let Err(error) =
+                source.map_or_else(|| endpoint.rebind(), |s| endpoint.rebind_from(s))
         {
             tracing::warn!(%error, "no new UDP socket; staying on the old one");
         }
         if self.links.iter().all(|link| link.transport.kind() == Kind::WebTransport) {
             // It moves along; whether it got through shows soon.
-            self.session.probe_link(now);
+            self.session.probe_link(now, MOVE_PATIENCE);
         } else {
             self.session.replace_link();
         }

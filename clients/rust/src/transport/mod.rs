@@ -4,6 +4,7 @@ mod stream;
 mod websocket;
 mod webtransport;
 
+use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -73,6 +74,14 @@ impl Transport {
         match self {
             Transport::WebTransport(_) => Kind::WebTransport,
             Transport::WebSocket(_) => Kind::WebSocket,
+        }
+    }
+
+    /// Where the gateway is, if the system still says so.
+    pub(crate) fn gateway(&self) -> Option<SocketAddr> {
+        match self {
+            Transport::WebTransport(inner) => Some(inner.gateway()),
+            Transport::WebSocket(inner) => inner.gateway(),
         }
     }
 

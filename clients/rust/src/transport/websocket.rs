@@ -1,6 +1,7 @@
 //! WebSocket (RFC 6455): one stream for all lanes, one WebSocket message a message.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -53,6 +54,14 @@ impl WebSocket {
 
     pub(crate) fn new(stream: WebSocketStream<Io>, codec: Codec) -> Self {
         WebSocket { stream, codec }
+    }
+
+    pub(super) fn gateway(&self) -> Option<SocketAddr> {
+        let stream = match self.stream.get_ref() {
+            Io::Plain(stream) => stream,
+            Io::Tls(stream) => stream.get_ref().0,
+        };
+        stream.peer_addr().ok()
     }
 
     pub(super) fn poll_recv(

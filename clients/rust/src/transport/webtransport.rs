@@ -1,6 +1,7 @@
 //! WebTransport: a stream per reliable lane, datagrams for the ephemeral one.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -41,6 +42,10 @@ impl WebTransport {
         let session = Arc::new(session);
         let datagrams = ReusableBoxFuture::new(next_datagram(session.clone()));
         Ok(WebTransport { session, signal, bulk, datagrams })
+    }
+
+    pub(super) fn gateway(&self) -> SocketAddr {
+        self.session.remote_address()
     }
 
     pub(super) fn poll_recv(

@@ -108,6 +108,23 @@ async fn blocked_udp_moves_the_session_to_a_websocket() {
 }
 
 #[tokio::test]
+async fn a_move_to_where_udp_is_blocked_becomes_a_websocket() {
+    let served = Served::start().await;
+    // Silence alone is never doubted in the time of a test.
+    let patient = Attention { probe_after: None, probe_timeout: Duration::from_secs(3_600) };
+    let options = Options { attention: patient, ..served.options(Transport::Auto, Codec::Bincode) };
+    let (relay, client, one, other) = pair(&served, options).await;
+    assert_eq!(transport_of(&client.state().borrow()), Some(Kind::WebTransport));
+    relay.set_udp(false);
+    client.network_changed().await.unwrap();
+    let mut traffic = Traffic { sent: 0 };
+    traffic.run(&one, &other, || ()).await;
+    until(&client, |state| transport_of(state) == Some(Kind::WebSocket)).await;
+    soon(client.close()).await;
+    served.gateway.drain().await;
+}
+
+#[tokio::test]
 async fn a_new_socket_keeps_the_connection() {
     let served = Served::start().await;
     let client = served.client(Transport::WebTransport, Codec::Bincode).await;

@@ -110,7 +110,10 @@ impl ClientSession {
                 self.answered(members.id, |_, _| Answer::Members(members.members));
             }
             ServerMessage::Ok { id } => self.ok(id),
-            ServerMessage::Pong { id } => self.answered(id, |_, _| Answer::Ok),
+            ServerMessage::Pong { id: request } => {
+                self.handle_pong(id, RequestId(request));
+                self.answered(request, |_, _| Answer::Ok);
+            }
             ServerMessage::Ice(ice) => {
                 let (servers, ttl) = (ice.servers, ice.ttl);
                 self.answered(ice.id, |_, _| Answer::Ice { servers, ttl });

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use handover_client::{Client, Kind, Options};
+use handover_client::{Client, Kind, Options, Transport};
 
 use super::lab::{Lab, ROUND_TRIP};
 use super::trial::{Outcome, run};
@@ -31,97 +31,109 @@ pub enum Target {
 
 #[derive(Clone, Copy)]
 pub enum Change {
+    /// Wi-Fi goes down; the client's own watch notices.
+    Watched,
     /// Wi-Fi goes down and the application says so.
     Told,
     /// Nobody says anything.
     Untold,
+    /// Wi-Fi goes down, and what is left lets no UDP through.
+    NoUdp,
+    /// As the first, under a session that is on a WebSocket by choice.
+    WebSocket,
     /// The NAT gives everybody another port.
     Ports,
     /// The NAT gets another address.
     Address,
 }
 
-pub const ALL: [Case; 4] = [
-    Case {
-        name: "a",
-        what: "Wi-Fi goes down, the application says so",
-        target: Target::Interruption(Duration::from_millis(100)),
-        keeps: true,
-        ends_on: Kind::WebTransport,
-        moves: 1,
-        change: Change::Told,
-    },
-    Case {
-        name: "b",
-        what: "Wi-Fi goes down, nobody says anything",
-        target: Target::Interruption(Duration::from_secs(1)),
-        keeps: true,
-        ends_on: Kind::WebTransport,
-        moves: 1,
-        change: Change::Untold,
-    },
-    Case {
-        name: "e-port",
-        what: "the NAT forgets the port",
-        target: Target::Latest(ROUND_TRIP.saturating_mul(3)),
-        keeps: true,
-        ends_on: Kind::WebTransport,
-        moves: 0,
-        change: Change::Ports,
-    },
-    Case {
-        name: "e-address",
-        what: "the NAT gets another address",
-        target: Target::Latest(ROUND_TRIP.saturating_mul(3)),
-        keeps: true,
-        ends_on: Kind::WebTransport,
-        moves: 1,
-        change: Change::Address,
-    },
+/// Two round trips and a message's distance from the next.
+const AT_ONCE: Duration = Duration::from_millis(100);
+const SOON: Duration = Duration::from_secs(1);
+const DIALLED: Duration = Duration::from_millis(1_500);
+
+const fn case(name: &'static str, what: &'static str, target: Target, change: Change) -> Case {
+    let (keeps, ends_on, moves) = match change {
+        Change::NoUdp | Change::WebSocket => (false, Kind::WebSocket, 0),
+        Change::Ports => (true, Kind::WebTransport, 0),
+        _ => (true, Kind::WebTransport, 1),
+    };
+    Case { name, what, target, keeps, ends_on, moves, change }
+}
+
+pub const ALL: [Case; 7] = [
+    case(
+        "a",
+        "Wi-Fi goes down, the client notices",
+        Target::Interruption(AT_ONCE),
+        Change::Watched,
+    ),
+    case(
+        "a-told",
+        "Wi-Fi goes down, the application says so",
+        Target::Interruption(AT_ONCE),
+        Change::Told,
+    ),
+    case("b", "Wi-Fi goes down, nobody notices", Target::Interruption(SOON), Change::Untold),
+    case(
+        "c",
+        "Wi-Fi goes down, no UDP on the other link",
+        Target::Interruption(DIALLED),
+        Change::NoUdp,
+    ),
+    case(
+        "c-websocket",
+        "Wi-Fi goes down under a WebSocket",
+        Target::Interruption(DIALLED),
+        Change::WebSocket,
+    ),
+    case(
+        "e-port",
+        "the NAT forgets the port",
+        Target::Latest(ROUND_TRIP.saturating_mul(3)),
+        Change::Ports,
+    ),
+    case(
+        "e-address",
+        "the NAT gets another address",
+        Target::Latest(ROUND_TRIP.saturating_mul(3)),
+        Change::Address,
+    ),
 ];
 
 impl Case {
     pub async fn run(&self, lab: &Lab) -> io::Result<Outcome> {
         lab.reset()?;
-        let options = Options { ..lab.options() };
+        let options = self.options(lab);
         match self.change {
-            Change::Told => {
-                run(lab, options, async |client: Client| {
-                    let now = Instant::now();
-                    lab.down(&lab.wifi)?;
-                    client.network_changed().await.map_err(io::Error::other)?;
-                    Ok(now)
-                })
-                .await
-            }
-            Change::Untold => {
-                run(lab, options, async |_| {
-                    let now = Instant::now();
-                    lab.down(&lab.wifi)?;
-                    Ok(now)
-                })
-                .await
-            }
-            Change::Ports => {
+            Change::NoUdp => lab.cell.block_udp(true),
+            Change::Ports | Change::Address => {
                 lab.down(&lab.wifi)?;
                 lab.masquerade()?;
-                run(lab, options, async |_| {
-                    let now = Instant::now();
-                    lab.forget_ports()?;
-                    Ok(now)
-                })
-                .await
             }
-            Change::Address => {
-                lab.down(&lab.wifi)?;
-                lab.masquerade()?;
-                run(lab, options, async |_| {
-                    let now = Instant::now();
-                    lab.renumber()?;
-                    Ok(now)
-                })
-                .await
+            _ => {}
+        }
+        run(lab, options, async |client: Client| {
+            let now = Instant::now();
+            match self.change {
+                Change::Ports => lab.forget_ports()?,
+                Change::Address => lab.renumber()?,
+                _ => lab.down(&lab.wifi)?,
             }
+            if matches!(self.change, Change::Told) {
+                client.network_changed().await.map_err(io::Error::other)?;
+            }
+            Ok(now)
+        })
+        .await
+    }
+
+    fn options(&self, lab: &Lab) -> Options {
+        let options = lab.options();
+        match self.change {
+            Change::Told | Change::Untold => Options { watch_network: false, ..options },
+            Change::WebSocket => Options { transport: Transport::WebSocket, ..options },
+            _ => options,
         }
     }
 }

@@ -20,6 +20,8 @@ use super::host::Host;
 const MTU: u16 = 1_500;
 /// Packets on the way in one direction; more are dropped, as a real link would.
 const QUEUE: usize = 4_096;
+/// Between two looks at an interface that is down.
+const DOWN: Duration = Duration::from_millis(1);
 const IP_PROTOCOL_UDP: u8 = 17;
 
 /// One end of a link.
@@ -104,7 +106,7 @@ fn take(from: &SyncDevice, queue: &SyncSender<Packet>, delay: Duration, drops: &
                 let _ = queue.try_send(Packet { due, bytes });
             }
             // The interface is down, and may come up again.
-            Err(_) => thread::sleep(Duration::from_millis(1)),
+            Err(_) => thread::sleep(DOWN),
         }
     }
 }

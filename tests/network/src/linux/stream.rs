@@ -138,3 +138,33 @@ impl Log {
         times.max().unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sent every 20 ms from `T0` on; which came, after so many milliseconds.
+    fn log(sent: usize, came: &[(usize, u64)]) -> (Instant, Log) {
+        let start = Instant::now();
+        let after = |ms| start + Duration::from_millis(ms);
+        let sent = (0..sent as u64).map(|number| after(number * 20)).collect();
+        let came = came.iter().map(|(number, ms)| (*number, after(*ms))).collect();
+        (start, Log { sent, came, ..Log::default() })
+    }
+
+    #[test]
+    fn what_is_missing_doubled_or_swapped_is_counted() {
+        let (_, log) = log(5, &[(0, 10), (2, 20), (1, 30), (2, 40), (3, 50)]);
+        assert_eq!((log.lost(), log.repeated(), log.out_of_order()), (1, 1, 1));
+    }
+
+    #[test]
+    fn the_longest_gap_and_the_slowest_message_are_found() {
+        let (start, log) = log(5, &[(0, 15), (1, 30), (2, 130), (3, 131), (4, 140)]);
+        let (calm, end) = (start + Duration::from_millis(50), start + Duration::from_secs(1));
+        assert_eq!(log.interruption(start, calm), Duration::ZERO);
+        assert_eq!(log.interruption(calm, end), Duration::from_millis(80));
+        assert_eq!(log.latest(calm), Duration::from_millis(90));
+        assert_eq!(log.latest(start + Duration::from_millis(131)), Duration::from_millis(71));
+    }
+}

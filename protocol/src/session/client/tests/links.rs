@@ -163,6 +163,31 @@ fn silence_is_probed_then_doubted_and_a_sign_of_life_takes_it_back() {
 }
 
 #[test]
+fn after_a_move_only_the_answer_counts() {
+    let patience = Duration::from_millis(400);
+    let mut session = in_room();
+    for answered in [true, false] {
+        session.probe_link(T0, patience);
+        let [ClientMessage::Ping { id }] = transmits(&mut session, LINK)[..] else { panic!() };
+        // It had set out on the old path, before that was gone.
+        session.handle_message(T0, LINK, ServerMessage::Pong { id: id - 1 });
+        assert_eq!(session.poll_timeout(), Some(T0 + patience));
+        if answered {
+            session.handle_message(T0, LINK, ServerMessage::Pong { id });
+            assert!(session.poll_timeout() > Some(T0 + patience));
+        } else {
+            session.handle_timeout(T0 + patience);
+            assert_eq!(outputs(&mut session), [Output::Event(Event::Down)]);
+            assert_eq!(session.wants_link(), Some(Wanted { not_before: None, replaces: true }));
+        }
+    }
+    // The first sign of life takes the doubt back, and nothing is asked any more.
+    session.handle_alive(T0 + patience, LINK);
+    assert!(session.wants_link().is_none());
+    assert!(session.poll_timeout() > Some(T0 + patience));
+}
+
+#[test]
 fn a_gateway_that_does_not_welcome_is_given_up() {
     let mut session = ClientSession::new(Config::default());
     session.handle_connected(T0, LINK, Streams::One);
