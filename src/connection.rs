@@ -29,9 +29,9 @@ use self::output::Sent;
 use crate::clock::Clock;
 use crate::quality::QualityMeter;
 use crate::router::Router;
+use crate::router::handle::{Command, RoomHandle};
 use crate::router::live_log::SharedLog;
 use crate::router::mailbox::{Mailbox, Notice};
-use crate::router::room::{Command, RoomHandle};
 use crate::router::seat::Seat;
 use crate::telemetry::Metrics;
 use crate::transport::accept::Admitted;
@@ -262,10 +262,10 @@ impl<T: Transport> Pump<T> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        self.mailbox.register(cx.waker());
         let mut reads = READS_PER_POLL;
         let mut writes = WRITES_PER_POLL;
         loop {
+            self.mailbox.attend();
             let now = self.shared.clock.now();
             if let Some(event) = self.take_notices().or_else(|| self.act()) {
                 return Poll::Ready(event);
@@ -290,9 +290,11 @@ impl<T: Transport> Pump<T> {
                     self.receive(now, inbound);
                 }
                 Poll::Ready(Err(end)) => return Poll::Ready(Event::End(self.ended_by(end))),
-                // What was sent may have left something to do, such as to fetch a snapshot.
+                // What was sent may have left something to do, such as to fetch a snapshot, and
+                // what was asked may have been answered.
                 Poll::Pending if self.may_act() => {}
-                Poll::Pending => break,
+                Poll::Pending if self.mailbox.rest(cx.waker()) => break,
+                Poll::Pending => {}
             }
         }
         self.count();
@@ -374,11 +376,10 @@ impl<T: Transport> Pump<T> {
             }
         };
         let command = Command::Request(Box::new((seat.clone(), slot, op)));
-        let sender = handle.sender(lane);
-        match sender.try_send(command) {
+        match handle.ask(lane, command) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(command)) => {
-                let turn = Box::pin(sender.clone().reserve_owned());
+                let turn = Box::pin(handle.sender(lane).clone().reserve_owned());
                 self.blocked[lane] = Some(Blocked { command: Some(command), turn });
             }
             // The room's task has panicked, which is our bug: the client comes back and finds

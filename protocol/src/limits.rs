@@ -40,8 +40,6 @@ pub const REFUSED_HELLOS_MAX: u32 = 3;
 /// Bytes of answers a connection may hold for a peer that does not read, before the gateway
 /// stops reading from it.
 pub const ANSWER_BYTES_MAX: usize = 256 * 1024;
-/// Requests and sends of one connection that may be with the router at once.
-pub const IN_FLIGHT_MAX: usize = 256;
 /// Ephemeral messages held for a connection; the oldest go first.
 pub const EPHEMERAL_HELD_MAX: usize = 64;
 /// Rooms whose `seq` a session may have used in its life, joined or left.

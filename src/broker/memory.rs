@@ -12,7 +12,8 @@ use handover_protocol::wire::{Epoch, ErrorCode, LogLane, PerLane, RoomName, Sess
 use subtle::ConstantTimeEq;
 
 use super::{
-    Author, Broker, Change, Done, ResumeError, RoomOp, RoomState, SessionRecord, Unavailable,
+    AtHand, Author, Broker, Change, Done, ResumeError, RoomOp, RoomState, SessionRecord,
+    Unavailable,
 };
 
 /// Rooms and sessions of one process.
@@ -152,6 +153,10 @@ impl Broker for MemoryBroker {
         Ok(done)
     }
 
+    fn at_hand(&self) -> Option<&dyn AtHand> {
+        Some(self)
+    }
+
     async fn trim(&self, now: Time, room: &RoomName) -> Result<(), Unavailable> {
         if let Some(kept) = self.state().rooms.get_mut(room) {
             kept.room.trim(now);
@@ -173,6 +178,15 @@ impl Broker for MemoryBroker {
             kept.room.begin(now, kept.room.epoch());
         }
         Ok(true)
+    }
+}
+
+impl AtHand for MemoryBroker {
+    fn apply_one(&self, now: Time, room: &RoomName, op: RoomOp) -> Result<Done, Refusal> {
+        let mut state = self.state();
+        let State { sessions, rooms } = &mut *state;
+        let kept = rooms.get_mut(room).ok_or(Refusal::NOT_A_MEMBER)?;
+        apply(now, sessions, &mut kept.room, room, op)
     }
 }
 

@@ -169,6 +169,11 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
         ops: Vec<RoomOp>,
     ) -> Result<Vec<Result<Done, Refusal>>, Unavailable>;
 
+    /// The same broker, if it can change a room without waiting.
+    fn at_hand(&self) -> Option<&dyn AtHand> {
+        None
+    }
+
     /// Lets go of what the room's retention no longer covers.
     async fn trim(&self, now: Time, room: &RoomName) -> Result<(), Unavailable>;
 
@@ -177,4 +182,10 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     ///
     /// [`limits::ROOM_LINGER`]: handover_protocol::limits::ROOM_LINGER
     async fn remove_if_empty(&self, now: Time, room: &RoomName) -> Result<bool, Unavailable>;
+}
+
+/// A broker that has its rooms in this process, under the same guarantees.
+pub trait AtHand {
+    /// Applies one change of a room, as [`Broker::apply`] does.
+    fn apply_one(&self, now: Time, room: &RoomName, op: RoomOp) -> Result<Done, Refusal>;
 }

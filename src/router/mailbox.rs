@@ -41,6 +41,11 @@ pub struct Mailbox {
     /// Whether `queue` holds anything, so that looking costs no lock.
     filled: AtomicBool,
     queue: Mutex<Queue>,
+    /// The connection is looking, and will look again before it rests: no need to wake it. A
+    /// connection is served by rooms while it runs, and would otherwise wake itself.
+    attended: AtomicBool,
+    /// Something was left since it last looked.
+    stirred: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -58,6 +63,8 @@ impl Mailbox {
             news: PerLane::default(),
             filled: AtomicBool::new(false),
             queue: Mutex::default(),
+            attended: AtomicBool::new(false),
+            stirred: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         }
     }
@@ -72,7 +79,7 @@ impl Mailbox {
         let bit = 1 << index;
         // A bit that is still set belongs to a wake-up that is still on its way.
         if self.news[lane].fetch_or(bit, Ordering::AcqRel) & bit == 0 {
-            self.waker.wake();
+            self.wake();
         }
     }
 
@@ -80,20 +87,38 @@ impl Mailbox {
     pub fn notify(&self, notice: Notice) {
         self.queue().notices.push_back(notice);
         self.filled.store(true, Ordering::Release);
-        self.waker.wake();
+        self.wake();
     }
 
     /// Leaves an ephemeral message.
     pub fn push_ephemeral(&self, frame: Frame) -> Kept {
         let kept = self.queue().ephemeral.push(frame);
         self.filled.store(true, Ordering::Release);
-        self.waker.wake();
+        self.wake();
         kept
     }
 
-    /// Has `waker` called when something is left here from now on.
-    pub fn register(&self, waker: &Waker) {
+    /// The connection looks now, and nobody needs to wake it before it rests.
+    pub fn attend(&self) {
+        self.attended.store(true, Ordering::SeqCst);
+        self.stirred.store(false, Ordering::SeqCst);
+    }
+
+    /// Has `waker` called when something is left here from now on. False if something has been
+    /// left since [`Mailbox::attend`]: then nobody is woken, and the connection looks again.
+    pub fn rest(&self, waker: &Waker) -> bool {
         self.waker.register(waker);
+        // This store and the load after it, against the writers' store and the load after it:
+        // in the one order they all have, one of the two sees the other.
+        self.attended.store(false, Ordering::SeqCst);
+        !self.stirred.load(Ordering::SeqCst)
+    }
+
+    fn wake(&self) {
+        self.stirred.store(true, Ordering::SeqCst);
+        if !self.attended.load(Ordering::SeqCst) {
+            self.waker.wake();
+        }
     }
 
     /// Takes the marks.

@@ -1,5 +1,6 @@
 //! The shared room router: which rooms live on this node, and whose connections are here.
 
+pub mod handle;
 pub mod identifiers;
 pub mod live_log;
 pub mod mailbox;
@@ -26,10 +27,10 @@ use tokio_util::task::TaskTracker;
 use crate::broker::{Author, Broker, ResumeError, SessionRecord, Unavailable};
 use crate::clock::Clock;
 use crate::telemetry::Metrics;
+use handle::{Attach, Attached, Command, RoomHandle};
 use identifiers::Identifiers;
 use live_log::SharedLog;
 use mailbox::{Mailbox, Notice};
-use room::{Attach, Attached, Command, RoomHandle};
 use seat::Seat;
 
 /// What the router's tasks share.
@@ -120,10 +121,10 @@ impl Router {
             MapEntry::Occupied(live) if live.get().is_live() => live.get().clone(),
             // Its task has panicked: the room begins again from what the broker holds.
             MapEntry::Occupied(mut dead) => {
-                dead.insert(room::start(&self.0, name.clone()));
+                dead.insert(handle::start(&self.0, name.clone()));
                 dead.get().clone()
             }
-            MapEntry::Vacant(place) => place.insert(room::start(&self.0, name.clone())).clone(),
+            MapEntry::Vacant(place) => place.insert(handle::start(&self.0, name.clone())).clone(),
         }
     }
 
@@ -327,12 +328,6 @@ impl Router {
                 seat.mailbox.notify(notice);
             }
         }
-    }
-
-    /// How many sessions have a connection here.
-    pub fn connected(&self) -> usize {
-        let sessions = self.0.sessions();
-        sessions.here.values().filter(|w| matches!(w, Whereabouts::Connected(_))).count()
     }
 
     async fn watch_presence(self) {

@@ -1,14 +1,11 @@
-//! A live room on this node: one task that serialises what its members ask.
+//! A live room on this node: serialises what its members ask.
 //!
-//! The task takes whatever has gathered in its mailboxes, signal before bulk, has the broker
-//! apply it in one go, copies the entries into this node's log and marks the members that
-//! have something to read. It never waits for a member.
+//! It has the broker apply what is asked, copies the entries into this node's log and marks
+//! the members that have something to read. It never waits for a member.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use handover_protocol::limits::POSITION_AFTER;
 use handover_protocol::room::entry::{Entry, Ephemeral, Event};
 use handover_protocol::room::log::Trimmed;
 use handover_protocol::room::{Refusal, Sent};
@@ -16,121 +13,17 @@ use handover_protocol::session::outbox::Kept;
 use handover_protocol::session::{About, Op, Outcome, Reply, Slot};
 use handover_protocol::wire::message::{LeaveReason, Positions, ResetReason};
 use handover_protocol::wire::{ErrorCode, Json, LogLane, PeerId, PerLane, RoomName};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::Shared;
+use super::handle::{Attach, Attached, Command};
 use super::live_log::{LiveLog, SharedLog};
 use super::mailbox::Notice;
 use super::seat::Seat;
-use crate::broker::{Author, Change, Done, RoomOp, Unavailable};
+use crate::broker::{Change, Done, RoomOp, Unavailable};
 
-/// Changes of the signal lane applied in one go.
-const BATCH_MAX: usize = 64;
-/// ... and of the bulk lane behind them: a flood of signal slows bulk down, but does not stop it.
-const BULK_BATCH_MAX: usize = 16;
-/// Requests a room holds per lane before its members are read no further.
-const MAILBOX_MAX: usize = 256;
 /// Every this many entries of directed traffic, those it is not for move on as well.
 const STRIDE: u64 = 32;
-/// Housekeeping: retention by age, and marks for members that were left behind.
-const TIDY_EVERY: Duration = POSITION_AFTER;
-
-/// What a room is asked. Boxed where it is large: an idle room's mailbox is mostly this.
-#[derive(Debug)]
-pub enum Command {
-    /// A member's request, or one from who wants to be a member.
-    Request(Box<(Arc<Seat>, Slot, Op)>),
-    /// A resumed session's connection takes its seat.
-    Attach(Box<Attach>),
-    /// A connection is gone; the membership stays.
-    Detach(Arc<Seat>),
-    /// The session has been without a connection for a while.
-    Away(Author),
-    /// The session's membership ends.
-    Remove(Author, LeaveReason, Option<oneshot::Sender<PerLane<u64>>>),
-}
-
-/// See [`Command::Attach`].
-#[derive(Debug)]
-pub struct Attach {
-    /// Whose seat.
-    pub seat: Arc<Seat>,
-    /// The room's place on the connection.
-    pub slot: Slot,
-    /// Told what to read on from; nothing if the room cannot tell.
-    pub attached: oneshot::Sender<Attached>,
-}
-
-/// What a resumed session is to a room.
-#[derive(Debug)]
-pub enum Attached {
-    /// A member.
-    Member {
-        /// The room's logs.
-        log: SharedLog,
-        /// The highest `seq` applied for the session.
-        seq: PerLane<u64>,
-    },
-    /// No member any more.
-    Stranger,
-}
-
-/// How to reach a live room. One mailbox per lane, so that bulk waits behind signal here too.
-#[derive(Clone, Debug)]
-pub struct RoomHandle {
-    signal: mpsc::Sender<Command>,
-    bulk: mpsc::Sender<Command>,
-}
-
-impl RoomHandle {
-    /// Whether its task is there to read what is sent.
-    pub(super) fn is_live(&self) -> bool {
-        !self.signal.is_closed()
-    }
-
-    /// The mailbox of a lane.
-    pub fn sender(&self, lane: LogLane) -> &mpsc::Sender<Command> {
-        match lane {
-            LogLane::Signal => &self.signal,
-            LogLane::Bulk => &self.bulk,
-        }
-    }
-}
-
-impl Command {
-    fn ends_membership(&self) -> bool {
-        match self {
-            Command::Request(request) => matches!(request.2, Op::Leave { .. }),
-            Command::Remove(..) => true,
-            Command::Attach(_) | Command::Detach(_) | Command::Away(_) => false,
-        }
-    }
-}
-
-/// Starts a room's task.
-pub(super) fn start(shared: &Arc<Shared>, name: RoomName) -> RoomHandle {
-    let (signal, from_signal) = mpsc::channel(MAILBOX_MAX);
-    let (bulk, from_bulk) = mpsc::channel(MAILBOX_MAX);
-    let room = LiveRoom {
-        shared: shared.clone(),
-        name,
-        log: None,
-        seats: HashMap::new(),
-        marks: PerLane::default(),
-        left_behind: PerLane::default(),
-    };
-    shared.tasks.spawn(room.run(from_signal, from_bulk));
-    RoomHandle { signal, bulk }
-}
-
-/// Takes what waits in a mailbox until `batch` holds `most`.
-fn gather(batch: &mut Vec<Command>, mailbox: &mut mpsc::Receiver<Command>, most: usize) {
-    while batch.len() < most
-        && let Ok(command) = mailbox.try_recv()
-    {
-        batch.push(command);
-    }
-}
 
 /// What is left to do with a command once the broker has applied its change.
 enum Then {
@@ -158,7 +51,10 @@ struct Marks {
     some: Vec<PeerId>,
 }
 
-struct LiveRoom {
+/// A room's state on this node. Whoever holds it serves the room: its task, or a connection
+/// that asks for something while nothing waits.
+#[derive(Debug)]
+pub(super) struct LiveRoom {
     shared: Arc<Shared>,
     name: RoomName,
     /// Loaded before the first change.
@@ -171,44 +67,36 @@ struct LiveRoom {
 }
 
 impl LiveRoom {
-    async fn run(mut self, mut signal: mpsc::Receiver<Command>, mut bulk: mpsc::Receiver<Command>) {
-        self.shared.metrics.rooms.inc();
-        let stopping = self.shared.stopping.clone();
-        let tidy = tokio::time::sleep(TIDY_EVERY);
-        tokio::pin!(tidy);
-        loop {
-            let (mut urgent, mut later) = (Vec::new(), Vec::new());
-            tokio::select! {
-                biased;
-                () = stopping.cancelled() => break,
-                Some(command) = signal.recv() => urgent.push(command),
-                Some(command) = bulk.recv() => later.push(command),
-                () = &mut tidy => {
-                    if self.tidy().await && self.retire(&signal, &bulk) {
-                        break;
-                    }
-                    tidy.set(tokio::time::sleep(TIDY_EVERY));
-                    continue;
-                }
-            }
-            gather(&mut urgent, &mut signal, BATCH_MAX);
-            // On a WebSocket a `leave` may follow bulk sends that are still in the other
-            // mailbox: a member sent them, so all that is there goes first.
-            let batch = if urgent.iter().any(Command::ends_membership) {
-                gather(&mut later, &mut bulk, MAILBOX_MAX);
-                later.append(&mut urgent);
-                later
-            } else {
-                gather(&mut later, &mut bulk, BULK_BATCH_MAX);
-                urgent.append(&mut later);
-                urgent
-            };
-            self.handle(batch).await;
+    /// A room that nobody has asked for anything yet.
+    pub(super) fn new(shared: Arc<Shared>, name: RoomName) -> Self {
+        LiveRoom {
+            shared,
+            name,
+            log: None,
+            seats: HashMap::new(),
+            marks: PerLane::default(),
+            left_behind: PerLane::default(),
         }
-        self.shared.metrics.rooms.dec();
     }
 
-    async fn handle(&mut self, batch: Vec<Command>) {
+    /// Serves a member's request if that needs no waiting; otherwise gives it back.
+    pub(super) fn handle_at_once(&mut self, command: Command) -> Result<(), Command> {
+        let Command::Request(request) = command else { return Err(command) };
+        let (Some(log), Some(broker)) = (self.log.clone(), self.shared.broker.at_hand()) else {
+            return Err(Command::Request(request));
+        };
+        let (seat, slot, op) = *request;
+        let author = seat.author;
+        let (change, asked) = split(&seat, op);
+        let now = self.shared.clock.now();
+        let result = broker.apply_one(now, &self.name, RoomOp { author, change });
+        self.finish(&log, result, Then::Answer(seat, slot, asked));
+        self.mark();
+        Ok(())
+    }
+
+    /// Serves what has gathered.
+    pub(super) async fn handle(&mut self, batch: Vec<Command>) {
         let log = match self.load().await {
             Ok(log) => log,
             Err(unavailable) => return self.refuse_all(batch, &unavailable),
@@ -429,7 +317,7 @@ impl LiveRoom {
 
     /// Retention by age, and marks for members that directed traffic left behind. Says
     /// whether the room is gone.
-    async fn tidy(&mut self) -> bool {
+    pub(super) async fn tidy(&mut self) -> bool {
         let now = self.shared.clock.now();
         if let Some(log) = &self.log {
             let trimmed = log.trim(now, &self.shared.room_limits.retention);
@@ -455,13 +343,13 @@ impl LiveRoom {
     }
 
     /// Takes the room out of the router's table unless somebody has turned to it meanwhile.
-    fn retire(&mut self, signal: &mpsc::Receiver<Command>, bulk: &mpsc::Receiver<Command>) -> bool {
+    pub(super) fn retire(&mut self, is_idle: impl FnOnce() -> bool) -> bool {
         // The broker gives the next life a new epoch, so this life's log is of no more use.
         self.log = None;
         let mut rooms = self.shared.rooms();
         // Handles are only ever taken from the table under its lock: with the table's own as
         // the last one, nothing can be on its way.
-        let idle = signal.is_empty() && bulk.is_empty() && signal.sender_strong_count() == 1;
+        let idle = is_idle();
         if idle {
             rooms.remove(&self.name);
         }

@@ -1,0 +1,245 @@
+//! How a live room is asked for something, and who serves it.
+//!
+//! A room's state lies on its desk while nobody serves it. Its task takes it from there to work
+//! through what has gathered in the mailboxes. A connection that finds it there while nothing
+//! waits, and whose broker needs no waiting either, is served on the spot: handing a message
+//! to another task and waking it costs more than applying it.
+
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use handover_protocol::limits::POSITION_AFTER;
+use handover_protocol::session::{Op, Slot};
+use handover_protocol::wire::message::LeaveReason;
+use handover_protocol::wire::{LogLane, PerLane, RoomName};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+
+use super::Shared;
+use super::live_log::SharedLog;
+use super::room::LiveRoom;
+use super::seat::Seat;
+use crate::broker::Author;
+
+/// Changes of the signal lane applied in one go.
+const BATCH_MAX: usize = 64;
+/// ... and of the bulk lane behind them: a flood of signal slows bulk down, but does not stop it.
+const BULK_BATCH_MAX: usize = 16;
+/// Requests a room holds per lane before its members are read no further. Each is at most a
+/// message long, and holds a place its member's connection cannot fill again before it is
+/// served.
+const MAILBOX_MAX: usize = 256;
+/// Housekeeping: retention by age, and marks for members that were left behind.
+const TIDY_EVERY: Duration = POSITION_AFTER;
+
+/// What a room is asked. Boxed where it is large: an idle room's mailbox is mostly this.
+#[derive(Debug)]
+pub enum Command {
+    /// A member's request, or one from who wants to be a member.
+    Request(Box<(Arc<Seat>, Slot, Op)>),
+    /// A resumed session's connection takes its seat.
+    Attach(Box<Attach>),
+    /// A connection is gone; the membership stays.
+    Detach(Arc<Seat>),
+    /// The session has been without a connection for a while.
+    Away(Author),
+    /// The session's membership ends.
+    Remove(Author, LeaveReason, Option<oneshot::Sender<PerLane<u64>>>),
+}
+
+/// See [`Command::Attach`].
+#[derive(Debug)]
+pub struct Attach {
+    /// Whose seat.
+    pub seat: Arc<Seat>,
+    /// The room's place on the connection.
+    pub slot: Slot,
+    /// Told what to read on from; nothing if the room cannot tell.
+    pub attached: oneshot::Sender<Attached>,
+}
+
+/// What a resumed session is to a room.
+#[derive(Debug)]
+pub enum Attached {
+    /// A member.
+    Member {
+        /// The room's logs.
+        log: SharedLog,
+        /// The highest `seq` applied for the session.
+        seq: PerLane<u64>,
+    },
+    /// No member any more.
+    Stranger,
+}
+
+/// How to reach a live room. One mailbox per lane, so that bulk waits behind signal here too.
+#[derive(Clone, Debug)]
+pub struct RoomHandle {
+    signal: mpsc::Sender<Command>,
+    bulk: mpsc::Sender<Command>,
+    desk: Arc<Desk>,
+}
+
+/// Where a room's state lies while nobody serves it.
+#[derive(Debug)]
+struct Desk(Mutex<Option<LiveRoom>>);
+
+impl RoomHandle {
+    /// Whether the room will serve what it is asked.
+    pub(super) fn is_live(&self) -> bool {
+        // A panic while the room was served leaves the lock poisoned and the state half changed.
+        !self.signal.is_closed() && !self.desk.0.is_poisoned()
+    }
+
+    /// Asks for something: served at once if nothing waits, otherwise left in the mailbox of
+    /// `lane`.
+    pub fn ask(&self, lane: LogLane, command: Command) -> Result<(), TrySendError<Command>> {
+        match self.serve_at_once(command) {
+            Ok(()) => Ok(()),
+            Err(command) => self.sender(lane).try_send(command),
+        }
+    }
+
+    fn serve_at_once(&self, command: Command) -> Result<(), Command> {
+        // Held by another right now, or poisoned: the mailbox knows what to do with either.
+        let Ok(mut desk) = self.desk.0.try_lock() else { return Err(command) };
+        let is_empty =
+            |mailbox: &mpsc::Sender<Command>| mailbox.capacity() == mailbox.max_capacity();
+        match &mut *desk {
+            Some(room) if is_empty(&self.signal) && is_empty(&self.bulk) => {
+                room.handle_at_once(command)
+            }
+            _ => Err(command),
+        }
+    }
+
+    /// The mailbox of a lane.
+    pub fn sender(&self, lane: LogLane) -> &mpsc::Sender<Command> {
+        match lane {
+            LogLane::Signal => &self.signal,
+            LogLane::Bulk => &self.bulk,
+        }
+    }
+}
+
+impl Command {
+    fn ends_membership(&self) -> bool {
+        match self {
+            Command::Request(request) => matches!(request.2, Op::Leave { .. }),
+            Command::Remove(..) => true,
+            Command::Attach(_) | Command::Detach(_) | Command::Away(_) => false,
+        }
+    }
+}
+
+/// Starts a room's task.
+pub(super) fn start(shared: &Arc<Shared>, name: RoomName) -> RoomHandle {
+    let (signal, from_signal) = mpsc::channel(MAILBOX_MAX);
+    let (bulk, from_bulk) = mpsc::channel(MAILBOX_MAX);
+    let room = LiveRoom::new(shared.clone(), name);
+    let desk = Arc::new(Desk(Mutex::new(Some(room))));
+    let mailboxes = Mailboxes { signal: from_signal, bulk: from_bulk };
+    shared.tasks.spawn(run(shared.clone(), desk.clone(), mailboxes));
+    RoomHandle { signal, bulk, desk }
+}
+
+async fn run(shared: Arc<Shared>, desk: Arc<Desk>, mut mailboxes: Mailboxes) {
+    shared.metrics.rooms.inc();
+    let tidy = tokio::time::sleep(TIDY_EVERY);
+    tokio::pin!(tidy);
+    loop {
+        tokio::select! {
+            biased;
+            () = shared.stopping.cancelled() => break,
+            work = poll_fn(|cx| desk.poll_work(cx, &mut mailboxes)) => {
+                let Some((mut room, batch)) = work else { break };
+                room.handle(batch).await;
+                desk.put_back(room);
+            }
+            () = &mut tidy => {
+                let Some(mut room) = desk.take() else { break };
+                if room.tidy().await && room.retire(|| mailboxes.are_idle()) {
+                    break;
+                }
+                desk.put_back(room);
+                tidy.set(tokio::time::sleep(TIDY_EVERY));
+            }
+        }
+    }
+    // Whoever still holds a handle finds the mailboxes closed, and nobody at the desk.
+    drop(desk.take());
+    shared.metrics.rooms.dec();
+}
+
+impl Desk {
+    /// The room and what it is asked next; nothing if the room is lost to a panic.
+    fn poll_work(
+        &self,
+        cx: &mut Context<'_>,
+        mailboxes: &mut Mailboxes,
+    ) -> Poll<Option<(LiveRoom, Vec<Command>)>> {
+        let Ok(mut desk) = self.0.lock() else { return Poll::Ready(None) };
+        // Received under the lock: who finds the room here and its mailboxes empty may be sure
+        // that nothing is on its way between the two.
+        let batch = std::task::ready!(mailboxes.poll_batch(cx));
+        Poll::Ready(desk.take().zip(batch))
+    }
+
+    fn take(&self) -> Option<LiveRoom> {
+        self.0.lock().ok()?.take()
+    }
+
+    fn put_back(&self, room: LiveRoom) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(room);
+    }
+}
+
+/// What a room's task receives from.
+struct Mailboxes {
+    signal: mpsc::Receiver<Command>,
+    bulk: mpsc::Receiver<Command>,
+}
+
+impl Mailboxes {
+    /// What is served in one go; `None` once nobody can ask any more.
+    fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<Option<Vec<Command>>> {
+        let (mut urgent, mut later) = (Vec::new(), Vec::new());
+        match self.signal.poll_recv(cx) {
+            Poll::Ready(Some(command)) => urgent.push(command),
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Pending => match self.bulk.poll_recv(cx) {
+                Poll::Ready(Some(command)) => later.push(command),
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+            },
+        }
+        gather(&mut urgent, &mut self.signal, BATCH_MAX);
+        // On a WebSocket a `leave` may follow bulk sends that are still in the other
+        // mailbox: a member sent them, so all that is there goes first.
+        Poll::Ready(Some(if urgent.iter().any(Command::ends_membership) {
+            gather(&mut later, &mut self.bulk, MAILBOX_MAX);
+            later.append(&mut urgent);
+            later
+        } else {
+            gather(&mut later, &mut self.bulk, BULK_BATCH_MAX);
+            urgent.append(&mut later);
+            urgent
+        }))
+    }
+
+    /// Whether nothing waits here and only the router's table could send anything.
+    fn are_idle(&self) -> bool {
+        self.signal.is_empty() && self.bulk.is_empty() && self.signal.sender_strong_count() == 1
+    }
+}
+
+/// Takes what waits in a mailbox until `batch` holds `most`.
+fn gather(batch: &mut Vec<Command>, mailbox: &mut mpsc::Receiver<Command>, most: usize) {
+    while batch.len() < most
+        && let Ok(command) = mailbox.try_recv()
+    {
+        batch.push(command);
+    }
+}
