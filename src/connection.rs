@@ -271,9 +271,23 @@ impl<T: Transport> Pump<T> {
                 return Poll::Ready(event);
             }
             self.poll_blocked(cx);
-            match self.poll_output(cx, now, &mut writes) {
-                Ok(()) => {}
-                Err(end) => return Poll::Ready(Event::End(self.ended_by(end))),
+            // What has arrived goes first, so that one write carries all there is to say to it.
+            let intake = self.intake();
+            let ended = match self.arrivals.poll(cx, &mut self.transport, intake) {
+                Poll::Ready(Ok(inbound)) => {
+                    self.receive(now, inbound);
+                    reads -= 1;
+                    if reads > 0 {
+                        continue;
+                    }
+                    None
+                }
+                Poll::Ready(Err(end)) => Some(end),
+                Poll::Pending => None,
+            };
+            let handed_over = self.poll_output(cx, now, &mut writes);
+            if let Some(end) = ended.or(handed_over.err()) {
+                return Poll::Ready(Event::End(self.ended_by(end)));
             }
             if let Some(end) = self.poll_closing(now) {
                 return Poll::Ready(Event::End(end));
@@ -283,18 +297,11 @@ impl<T: Transport> Pump<T> {
                 cx.waker().wake_by_ref();
                 break;
             }
-            let intake = self.intake();
-            match self.arrivals.poll(cx, &mut self.transport, intake) {
-                Poll::Ready(Ok(inbound)) => {
-                    reads -= 1;
-                    self.receive(now, inbound);
-                }
-                Poll::Ready(Err(end)) => return Poll::Ready(Event::End(self.ended_by(end))),
-                // What was sent may have left something to do, such as to fetch a snapshot, and
-                // what was asked may have been answered.
-                Poll::Pending if self.may_act() => {}
-                Poll::Pending if self.mailbox.rest(cx.waker()) => break,
-                Poll::Pending => {}
+            // What was sent may have left something to do, such as to fetch a snapshot, or made
+            // room to read more; and what was asked may have been answered.
+            let is_done = !self.may_act() && self.intake() == intake;
+            if is_done && self.mailbox.rest(cx.waker()) {
+                break;
             }
         }
         self.count();

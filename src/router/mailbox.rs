@@ -159,3 +159,37 @@ impl Mailbox {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn who_looks_is_not_woken_and_who_rests_is() {
+        let (mailbox, wakes) = (Mailbox::new(Codec::Json), Arc::new(Wakes::default()));
+        let waker = Waker::from(wakes.clone());
+        mailbox.attend();
+        mailbox.mark(3, LogLane::Bulk);
+        assert!(!mailbox.rest(&waker), "something was left while it looked");
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 0);
+        mailbox.attend();
+        assert_eq!(mailbox.take_news().bulk, 1 << 3);
+        assert!(mailbox.rest(&waker));
+        mailbox.notify(Notice::Stop);
+        mailbox.notify(Notice::Replaced);
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 1, "a waker is good for one time");
+    }
+}

@@ -149,3 +149,27 @@ async fn who_comes_while_the_gateway_goes_is_told_so() {
         assert!(matches!(told(seat).await, Notice::Stop));
     }
 }
+
+#[tokio::test]
+async fn a_room_that_waits_for_nothing_serves_at_once() {
+    let ann = Member::join(&router()).await;
+    let command = Command::Request(Box::new((ann.seat.clone(), SLOT, Op::Members { id: 2 })));
+    ann.handle.ask(LogLane::Signal, command).unwrap();
+    let Some(Notice::Reply(reply)) = ann.seat.mailbox.take_notice() else { panic!("not served") };
+    assert!(matches!(reply.outcome, Outcome::Members { id: 2, .. }));
+}
+
+#[tokio::test]
+async fn nothing_overtakes_what_waits_for_the_room() {
+    let ann = Member::join(&router()).await;
+    let send = |seq| {
+        let (room, body) = (ann.room.clone(), Json::parse(b"1").unwrap());
+        let op = Op::Send(Send { room, lane: LogLane::Bulk, seq, to: None, body });
+        Command::Request(Box::new((ann.seat.clone(), SLOT, op)))
+    };
+    ann.handle.sender(LogLane::Bulk).try_send(send(1)).unwrap();
+    ann.handle.ask(LogLane::Bulk, send(2)).unwrap();
+    ann.ask(Op::Leave { id: 2 });
+    let Outcome::Left { at, .. } = ann.outcome().await else { panic!("overtaken") };
+    assert_eq!(at.bulk, 2);
+}

@@ -35,7 +35,10 @@ impl Source {
                 let entry = entry.unwrap();
                 let name = entry.file_name().to_string_lossy().into_owned();
                 let kind = entry.file_type().unwrap();
-                if kind.is_dir() && !FOREIGN.contains(&name.as_str()) {
+                if FOREIGN.contains(&name.as_str()) {
+                    continue;
+                }
+                if kind.is_dir() {
                     folders.push(entry.path());
                 } else if kind.is_file() {
                     // A picture or an archive is no text, and no rule is about it.
