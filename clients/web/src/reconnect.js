@@ -194,7 +194,8 @@ export class Reconnector {
   choose(choice) {
     this.choice = choice;
     this.shunUntil = -Infinity;
-    if (choice === 'auto' || this.carrier?.kind !== choice) this.dialNow();
+    const wanted = choice === 'auto' ? 'webtransport' : choice;
+    if (this.carrier?.kind !== wanted) this.dialNow();
   }
 
   /**

@@ -279,6 +279,17 @@ test('WebTransport that stalls again and again is left for a WebSocket', () => t
   it.stop();
 }));
 
+test('a choice that is met already moves nothing', () => {
+  const { it, dials } = reconnector('webtransport');
+  it.live('webtransport');
+  it.choose('auto');
+  it.choose('webtransport');
+  assert.deepEqual(dials, []);
+  it.choose('websocket');
+  assert.deepEqual(dials, ['websocket']);
+  it.stop();
+});
+
 test('WebTransport that opens and is never welcomed is left at once', () => timed(async () => {
   const { it, dials, pass } = reconnector();
   it.dialNow();

@@ -253,6 +253,11 @@ export class CallPage {
     });
   }
 
+  /** Whether a dead connection would be noticed within three seconds. */
+  isInCall() {
+    return this.page.evaluate(() => /** @type {any} */ (window).handover.client.inCall);
+  }
+
   /** @param {string} transport */
   async isOn(transport) {
     await this.until((transport) => {

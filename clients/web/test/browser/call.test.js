@@ -17,6 +17,7 @@ before(async () => {
   gateway = await startGateway();
   browser = await launchChromium();
   ada = await openCall(browser, gateway.url, { name: 'Ada', room: 'call', transport: 'webtransport' });
+  assert.equal(await ada.isInCall(), false, 'nobody waits for somebody who is alone');
   grace = await openCall(browser, gateway.url, { name: 'Grace', room: 'call', transport: 'websocket' });
 });
 after(async () => {
@@ -27,6 +28,7 @@ after(async () => {
 test('pictures flow both ways between the transports', async () => {
   await Promise.all([ada.seesVideo(), grace.seesVideo()]);
   assert.deepEqual([(await ada.status()).transport, (await grace.status()).transport], ['webtransport', 'websocket']);
+  assert.deepEqual([await ada.isInCall(), await grace.isInCall()], [true, true]);
   assert.deepEqual([...ada.errors, ...grace.errors], []);
 });
 

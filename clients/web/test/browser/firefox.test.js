@@ -3,6 +3,8 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { startGateway } from '../gateway-process.js';
 import { launchChromium, launchFirefox, openCall } from './browsers.js';
+import { complete, FlowPage } from './flow.js';
+import { Path } from './path.js';
 
 /** @type {import('../gateway-process.js').Gateway} */
 let gateway;
@@ -46,3 +48,20 @@ for (const transport of ['websocket', 'webtransport']) {
     await fox.page.close();
   });
 }
+
+test('Firefox goes on on a WebSocket when packets stop passing', async (t) => {
+  const [, firefox] = /** @type {[any, any]} */ (browsers);
+  const path = await Path.open();
+  try {
+    const stays = await FlowPage.open(firefox, path.url, { name: 'stays', room: 'flow', transport: 'websocket' });
+    const moves = await FlowPage.open(firefox, path.url, { name: 'moves', room: 'flow', transport: 'webtransport' });
+    await Promise.all([stays.start(), moves.start()]);
+    await moves.allowAll();
+    path.udp = false;
+    await moves.moved(0, 'websocket');
+    await complete(t, { stays, moves });
+    await Promise.all([stays.page.close(), moves.page.close()]);
+  } finally {
+    await path.close();
+  }
+});

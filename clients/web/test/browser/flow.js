@@ -20,7 +20,7 @@ export class FlowPage extends CallPage {
   /**
    * @param {import('puppeteer-core').Browser} browser
    * @param {string} url
-   * @param {{name: string, room: string, transport?: string, heard?: boolean}} who
+   * @param {{name: string, room: string, transport?: string}} who
    */
   static async open(browser, url, { name, room, transport = 'auto' }) {
     const page = await browser.newPage();
@@ -111,6 +111,11 @@ export class FlowPage extends CallPage {
     assert.deepEqual((await this.record()).states, [], await this.account());
   }
 
+  /** Whatever it was opened with, from now on either transport will do. */
+  allowAll() {
+    return this.page.evaluate(() => /** @type {any} */ (window).flow.client.switchTransport('auto'));
+  }
+
   async wentOnline() {
     const cdp = await this.page.createCDPSession();
     const state = { latency: 0, downloadThroughput: -1, uploadThroughput: -1 };
@@ -138,4 +143,19 @@ export class FlowPage extends CallPage {
     await cdp.send('Page.setWebLifecycleState', { state: 'active' });
     await this.page.bringToFront();
   }
+}
+
+/**
+ * Nothing lost, nothing twice, in order, both ways.
+ * @param {import('node:test').TestContext} t
+ * @param {{stays: FlowPage, moves: FlowPage}} pages
+ */
+export async function complete(t, { stays, moves }) {
+  const [up, down] = await Promise.all([moves.stop(), stays.stop()]);
+  await Promise.all([stays.received(up), moves.received(down)]);
+  const { moves: made } = await moves.record();
+  assert.ok(made.every(({ resumed }) => resumed));
+  assert.deepEqual([...stays.errors, ...moves.errors], []);
+  const moved = made.map(({ transport, gapMs }) => `to ${transport} after ${Math.round(gapMs)} ms`).join(', ');
+  t.diagnostic(`${up} up and ${down} down, 0 lost, 0 repeated; ${moved}`);
 }

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { after, afterEach, before, test } from 'node:test';
 import { launchChromium } from './browsers.js';
-import { FlowPage } from './flow.js';
+import { complete, FlowPage } from './flow.js';
 import { Path } from './path.js';
 
 /** @type {import('./browsers.js').Browser} */
@@ -31,18 +31,8 @@ async function pair(path) {
   return { stays, moves };
 }
 
-/**
- * Nothing lost, nothing twice, in order, both ways.
- * @param {{stays: FlowPage, moves: FlowPage}} pages
- */
-async function complete({ stays, moves }) {
-  const [up, down] = await Promise.all([moves.stop(), stays.stop()]);
-  await Promise.all([stays.received(up), moves.received(down)]);
-  assert.ok((await moves.record()).moves.every(({ resumed }) => resumed));
-  assert.deepEqual([...stays.errors, ...moves.errors], []);
-}
 
-test('a session that had to start on a WebSocket moves to WebTransport once packets pass, and back when they stop', async () => {
+test('a session that had to start on a WebSocket moves to WebTransport once packets pass, and back when they stop', async (t) => {
   path = await Path.open({ udp: false });
   const pages = await pair(path);
   const { moves } = pages;
@@ -52,14 +42,17 @@ test('a session that had to start on a WebSocket moves to WebTransport once pack
   await moves.neverLost();
   path.udp = false;
   await moves.moved(1, 'websocket');
-  await complete(pages);
+  path.udp = true;
+  await moves.wentOnline();
+  await moves.moved(2, 'webtransport');
+  await complete(t, pages);
 });
 
 for (const [what, hint] of /** @type {[string, (page: FlowPage) => Promise<void>][]} */ ([
   ['says that it is online again', (page) => page.wentOnline()],
   ['has another kind of network', (page) => page.networkChanged()],
 ])) {
-  test(`a browser that ${what}: another connection takes over before the old one is let go`, async () => {
+  test(`a browser that ${what}: another connection takes over before the old one is let go`, async (t) => {
     path = await Path.open();
     const pages = await pair(path);
     const { moves } = pages;
@@ -67,11 +60,11 @@ for (const [what, hint] of /** @type {[string, (page: FlowPage) => Promise<void>
     await hint(moves);
     await moves.moved(0, 'webtransport');
     await moves.neverLost();
-    await complete(pages);
+    await complete(t, pages);
   });
 }
 
-test('a laptop that slept is back after one round of dialling', async () => {
+test('a laptop that slept is back after one round of dialling', async (t) => {
   path = await Path.open({ settings: { HANDOVER_HEARTBEAT_MS: '1000' } });
   const pages = await pair(path);
   const { moves, stays } = pages;
@@ -87,5 +80,5 @@ test('a laptop that slept is back after one round of dialling', async () => {
   const { notes } = await moves.record();
   const dials = notes.slice(before).filter((note) => note.startsWith('dialling'));
   assert.deepEqual(dials, ['dialling (auto)'], notes.join('\n'));
-  await complete(pages);
+  await complete(t, pages);
 });

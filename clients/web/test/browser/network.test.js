@@ -24,7 +24,7 @@ after(async () => {
   await path?.close();
 });
 
-test('no network: said at once, nothing typed is lost, ICE starts anew, and the gap is shown', async () => {
+test('no network: said at once, nothing typed is lost, ICE starts anew, and the gap is shown', async (t) => {
   await Promise.all([ada.seesVideo(), grace.seesVideo()]);
   const [peer, life] = [(await ada.status()).peer, await ada.iceLife()];
   path.cut();
@@ -40,9 +40,10 @@ test('no network: said at once, nothing typed is lost, ICE starts anew, and the 
   path.mend();
   await ada.loseNetwork(false);
   for (const [page, text] of /** @type {const} */ ([[ada, 'Grace typed offline'], [grace, 'Ada typed offline']])) {
-    await page.says('Back on Web(Transport|Socket) after [\\d.]+ s\\. The session went on');
-    await page.reads(text);
+    const said = await page.says('Back on Web(Transport|Socket) after [\\d.]+ s\\. The session went on');
     await page.shot('network-back');
+    t.diagnostic(`${page.name}: ${said.split('\n')[0]}`);
+    await page.reads(text);
   }
   await Promise.all([ada.iceRestarted(life), ada.seesVideo(), grace.seesVideo()]);
   for (const page of [ada, grace]) {
