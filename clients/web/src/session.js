@@ -170,7 +170,7 @@ export class ClientSession extends Commands {
       return this.dropLink(now, id, 'by_gateway', loss);
     }
     if (link !== undefined) return this.handleGreeting(now, link, message, text.length);
-    if (this.liveness?.hear(now)) this.emit({ type: 'recovered', link: id });
+    this.liveness?.hear(now);
     handleLive(this, now, message, text.length);
   }
 

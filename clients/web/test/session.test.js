@@ -215,8 +215,15 @@ test('in a call a silent link is given up within three seconds, and heard again 
   assert.ok(due < 3_000);
   bench.session.handleTimeout(due);
   assert.deepEqual(bench.outputs(), [{ type: 'stalled', link: 1 }]);
+  const asked = bench.session.liveness?.asked?.id;
+  bench.now = 60_000;
   bench.take(1, bulk(6));
-  assert.equal(bench.outputs()[0].type, 'recovered');
+  assert.deepEqual(bench.bodies(), [6], 'it is heard all the same, which proves one direction only');
+  bench.take(1, { type: 'pong', id: asked });
+  assert.deepEqual(bench.outputs(), [{ type: 'recovered', link: 1 }]);
+  bench.session.handleTimeout(60_000);
+  assert.deepEqual(bench.outputs(), [], 'an old question is not held against it');
+  assert.equal(JSON.parse(bench.session.transmit(60_000, 1, 'signal') ?? '{}').type, 'ping');
 });
 
 test('a gateway that does not welcome is left, one that babbles too', () => {

@@ -46,7 +46,8 @@ export function handleLive(session, now, message, size) {
     case 'ice':
       return answer(session, message.id, { iceServers: message.servers, ttl: message.ttl });
     case 'pong': {
-      const rtt = session.liveness?.answer(message.id, now) ?? null;
+      const { rtt = null, recovered = false } = session.liveness?.answer(message.id, now) ?? {};
+      if (recovered && session.live !== null) session.emit({ type: 'recovered', link: session.live });
       if (rtt !== null) session.emit({ type: 'rtt', rtt });
       return;
     }

@@ -62,14 +62,12 @@ export class Liveness {
   }
 
   /**
-   * Something arrived. Returns whether the link had been given up.
+   * Something arrived. That puts off giving the link up, but takes nothing back: on a link that
+   * has been given up only an answer proves that both directions work.
    * @param {number} now
    */
   hear(now) {
     this.heard = now;
-    const was = this.stalled;
-    this.stalled = false;
-    return was;
   }
 
   /**
@@ -90,15 +88,19 @@ export class Liveness {
   }
 
   /**
-   * A `pong` came: the round-trip time, if it is the one waited for.
+   * A `pong` came.
    * @param {number} id
    * @param {number} now
+   * @returns {{rtt: number | null, recovered: boolean} | null} null if it is not the one waited
+   *   for; no round-trip time where the link was dead meanwhile
    */
   answer(id, now) {
     if (this.asked?.id !== id) return null;
     const rtt = now - this.asked.at;
+    const recovered = this.stalled;
     this.asked = null;
-    return rtt;
+    this.stalled = false;
+    return { rtt: recovered ? null : rtt, recovered };
   }
 
   /** When the link counts as dead. */

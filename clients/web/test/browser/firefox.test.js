@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { startGateway } from '../gateway-process.js';
 import { launchChromium, launchFirefox, openCall } from './browsers.js';
-import { complete, FlowPage } from './flow.js';
+import { complete, flowing, FlowPage } from './flow.js';
 import { Path } from './path.js';
 
 /** @type {import('../gateway-process.js').Gateway} */
@@ -50,12 +50,12 @@ for (const transport of ['websocket', 'webtransport']) {
 }
 
 test('Firefox goes on on a WebSocket when packets stop passing', async (t) => {
-  const [, firefox] = /** @type {[any, any]} */ (browsers);
+  const [chromium, firefox] = /** @type {[any, any]} */ (browsers);
   const path = await Path.open();
   try {
-    const stays = await FlowPage.open(firefox, path.url, { name: 'stays', room: 'flow', transport: 'websocket' });
+    const stays = await FlowPage.open(chromium, path.url, { name: 'stays', room: 'flow', transport: 'websocket' });
     const moves = await FlowPage.open(firefox, path.url, { name: 'moves', room: 'flow', transport: 'webtransport' });
-    await Promise.all([stays.start(), moves.start()]);
+    await flowing({ stays, moves });
     await moves.allowAll();
     path.udp = false;
     await moves.moved(0, 'websocket');

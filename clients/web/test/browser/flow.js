@@ -75,6 +75,15 @@ export class FlowPage extends CallPage {
     });
   }
 
+  /**
+   * So many more messages come.
+   * @param {number} more
+   */
+  async hears(more) {
+    const { got } = await this.record();
+    await this.until((least) => /** @type {any} */ (window).flow.got.length >= least, got.length + more);
+  }
+
   /** @returns {Promise<Pick<Flow, 'got' | 'states' | 'moves' | 'notes' | 'resets'>>} */
   record() {
     return this.page.evaluate(() => {
@@ -146,11 +155,24 @@ export class FlowPage extends CallPage {
 }
 
 /**
- * Nothing lost, nothing twice, in order, both ways.
+ * Two pages in one room, one whose session is about to move and one that stays, as messages
+ * arrive at both.
+ * @param {{stays: FlowPage, moves: FlowPage}} pages
+ */
+export async function flowing(pages) {
+  const { stays, moves } = pages;
+  await Promise.all([stays.start(), moves.start()]);
+  await Promise.all([stays.hears(20), moves.hears(20)]);
+  return pages;
+}
+
+/**
+ * It flows on for a while; and nothing was lost, nothing came twice, all is in order, both ways.
  * @param {import('node:test').TestContext} t
  * @param {{stays: FlowPage, moves: FlowPage}} pages
  */
 export async function complete(t, { stays, moves }) {
+  await Promise.all([stays.hears(20), moves.hears(20)]);
   const [up, down] = await Promise.all([moves.stop(), stays.stop()]);
   await Promise.all([stays.received(up), moves.received(down)]);
   const { moves: made } = await moves.record();

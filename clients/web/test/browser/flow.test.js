@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { after, afterEach, before, test } from 'node:test';
 import { launchChromium } from './browsers.js';
-import { complete, FlowPage } from './flow.js';
+import { complete, flowing, FlowPage } from './flow.js';
 import { Path } from './path.js';
 
 /** @type {import('./browsers.js').Browser} */
@@ -21,16 +21,13 @@ afterEach(async () => {
 after(() => browser?.close());
 
 /**
- * Two pages in one room: one whose session is about to move, and one that stays.
  * @param {Path} path
  */
 async function pair(path) {
   const stays = await FlowPage.open(browser, path.url, { name: 'stays', room: 'flow', transport: 'websocket' });
   const moves = await FlowPage.open(browser, path.url, { name: 'moves', room: 'flow' });
-  await Promise.all([stays.start(), moves.start()]);
-  return { stays, moves };
+  return flowing({ stays, moves });
 }
-
 
 test('a session that had to start on a WebSocket moves to WebTransport once packets pass, and back when they stop', async (t) => {
   path = await Path.open({ udp: false });
