@@ -77,10 +77,6 @@ pub async fn run<T: Transport>(transport: T, admitted: Admitted, shared: Arc<Sha
     });
     let Pump { transport, seat, rooms, ended, admitted, .. } = pump;
     let live = seat.as_ref().map(|seat| (seat.author.session, seat.author.peer));
-    if let (Some(seat), false) = (&seat, ended) {
-        let rooms = rooms.into_iter().map(|(_, name, handle)| (name, handle)).collect();
-        shared.router.lost(seat, rooms).await;
-    }
     let lasted_ms = shared.clock.now().since(started).as_millis() as u64;
     let codec = transport.codec();
     let reason = match &end {
@@ -98,11 +94,21 @@ pub async fn run<T: Transport>(transport: T, admitted: Admitted, shared: Arc<Sha
             lasted_ms, "connection ended without a session"
         ),
     }
-    if let End::Close(close) = end {
-        let code = CloseCode::from_number(close.code.into()).unwrap_or(CloseCode::Internal);
-        let last = codec.encode_server(&ServerMessage::Close(close));
-        transport.close(Some(last), code, CLOSE_GRACE).await;
-    }
+    let let_go = async {
+        if let (Some(seat), false) = (&seat, ended) {
+            let rooms = rooms.into_iter().map(|(_, name, handle)| (name, handle)).collect();
+            shared.router.lost(seat, rooms).await;
+        }
+    };
+    let say_why = async {
+        if let End::Close(close) = end {
+            let code = CloseCode::from_number(close.code.into()).unwrap_or(CloseCode::Internal);
+            let last = codec.encode_server(&ServerMessage::Close(close));
+            transport.close(Some(last), code, CLOSE_GRACE).await;
+        }
+    };
+    // Neither a busy room nor a peer that does not read keeps the other waiting.
+    tokio::join!(let_go, say_why);
     drop(admitted);
 }
 
