@@ -23,6 +23,9 @@ pub enum Command {
     Serve(SettingArgs),
     /// Be a member of a room, in this terminal.
     Join(crate::join::JoinArgs),
+    /// Put many sessions on a gateway, break their connections if asked to, and say what became
+    /// of their messages.
+    Load(crate::load::LoadArgs),
     /// Look at the configuration without running anything.
     #[command(subcommand)]
     Config(ConfigCommand),

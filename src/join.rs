@@ -2,24 +2,22 @@
 //!
 //! It speaks the call page's chat: `{"kind": "chat", "text": ...}` on the bulk lane.
 
-mod identity;
 mod screen;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use handover_client::{
-    Certificates, Client, ClientEvent, Codec, ConnectError, Error, Json, LogLane, Options, PeerId,
-    Room, RoomEvent, Sending, State, Transport,
+    Client, ClientEvent, Codec, ConnectError, Error, Json, LogLane, Options, PeerId, Room,
+    RoomEvent, Sending, State, Transport,
 };
 use serde::Serialize;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
 
-use self::identity::IdentityError;
 use self::screen::{Input, Screen};
+use crate::trust::{IdentityError, TrustArgs};
 
 /// What `handover join` takes.
 #[derive(Debug, Args)]
@@ -35,20 +33,9 @@ pub struct JoinArgs {
     /// How messages are written.
     #[arg(long, value_enum, default_value_t = CodecArg::Bincode)]
     pub codec: CodecArg,
-    /// SHA-256 hash of the gateway's certificate, in base64 or hexadecimal; may be given more
-    /// than once.
-    #[arg(long, value_name = "HASH", value_parser = identity::parse_hash)]
-    pub cert_hash: Vec<[u8; 32]>,
-    /// Certificate authority (PEM) that signed the gateway's certificate.
-    #[arg(long, value_name = "FILE", conflicts_with = "cert_hash")]
-    pub ca: Option<PathBuf>,
-    /// Trust whatever certificate the gateway shows. Anybody in between can then read along.
-    #[arg(long, conflicts_with_all = ["cert_hash", "ca"])]
-    pub insecure: bool,
-    /// Where a gateway on this machine tells its certificate's hash, if nothing else says which
-    /// certificate to trust.
-    #[arg(long, value_name = "HOST:PORT", default_value = "localhost:8080")]
-    pub identity_from: String,
+    /// Whom to trust.
+    #[command(flatten)]
+    pub trust: TrustArgs,
     /// The name shown to the others.
     #[arg(long, default_value = "terminal")]
     pub name: String,
@@ -137,7 +124,7 @@ pub async fn run_with(
             CodecArg::Json => Codec::Json,
             CodecArg::Bincode => Codec::Bincode,
         },
-        certificates: certificates(&args).await?,
+        certificates: args.trust.certificates(&args.url).await?,
         token: args.token,
         agent: Some(concat!("handover-join/", env!("CARGO_PKG_VERSION")).to_owned()),
         ..Options::default()
@@ -150,23 +137,6 @@ pub async fn run_with(
     let done = talk(&client, &room, input, Screen::new(output)).await;
     client.close().await;
     done
-}
-
-async fn certificates(args: &JoinArgs) -> Result<Certificates, JoinError> {
-    if !args.cert_hash.is_empty() {
-        return Ok(Certificates::Hashes(args.cert_hash.clone()));
-    }
-    if let Some(ca) = &args.ca {
-        return Ok(Certificates::AuthorityFile(ca.clone()));
-    }
-    if args.insecure {
-        return Ok(Certificates::DangerouslyAny);
-    }
-    if identity::is_loopback(&args.url) {
-        // A gateway on this machine has most likely made its certificate itself.
-        return Ok(Certificates::Hashes(vec![identity::fetch(&args.identity_from).await?]));
-    }
-    Ok(Certificates::System)
 }
 
 async fn talk(

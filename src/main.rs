@@ -10,9 +10,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use handover::cli::{Cli, Command, ConfigCommand, SettingArgs};
 use handover::clock::Clock;
-use handover::config::{Config, IdentitySource};
+use handover::config::{Config, IdentitySource, Log, LogFormat};
 use handover::gateway::{Drained, Gateway};
 use handover::join::JoinArgs;
+use handover::load::LoadArgs;
 use handover::telemetry::logs;
 use handover::tls::{Identity, Tls};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(settings) => serve(&settings),
         Command::Join(args) => join(args),
+        Command::Load(args) => load(&args),
         Command::Config(ConfigCommand::Check(settings)) => check(&settings),
         Command::Config(ConfigCommand::Print(settings)) => print(&settings),
     };
@@ -56,6 +58,14 @@ fn join(args: JoinArgs) -> Outcome {
     // Standard input is read by a thread that nothing can wake; it is not waited for.
     runtime.shutdown_background();
     Ok(outcome?)
+}
+
+fn load(args: &LoadArgs) -> Outcome {
+    logs::init(&Log { filter: args.log.clone(), format: LogFormat::Human })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let report = runtime.block_on(handover::load::run(args))?;
+    say(&report.to_string());
+    if report.is_good() { Ok(()) } else { Err("a promise was broken".into()) }
 }
 
 fn serve(settings: &SettingArgs) -> Outcome {

@@ -157,6 +157,16 @@ impl Value for Option<PathBuf> {
 pub struct LogFilter(String);
 
 impl LogFilter {
+    /// A level or directives.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() || EnvFilter::builder().parse(text).is_err() {
+            return Err("a level (error, warn, info, debug, trace) or directives such as \
+                        `info,handover=debug`"
+                .into());
+        }
+        Ok(LogFilter(text.to_owned()))
+    }
+
     /// The directives.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -171,14 +181,7 @@ impl Default for LogFilter {
 
 impl Value for LogFilter {
     fn read(raw: Raw<'_>) -> Result<Self, Expected> {
-        match text(raw) {
-            Some(text) if !text.is_empty() && EnvFilter::builder().parse(text).is_ok() => {
-                Ok(LogFilter(text.to_owned()))
-            }
-            _ => Err("a level (error, warn, info, debug, trace) or directives such as \
-                      `info,handover=debug`"
-                .into()),
-        }
+        LogFilter::parse(text(raw).unwrap_or_default()).map_err(Expected)
     }
 
     fn to_toml(&self) -> Option<String> {

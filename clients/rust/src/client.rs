@@ -196,6 +196,13 @@ impl Client {
         self.tell(Command::NetworkChanged).await
     }
 
+    /// Closes the connection in an orderly way; the session goes on with the next one, which is
+    /// made at once. For a "reconnect" button, and to see what an interruption does to an
+    /// application.
+    pub async fn drop_connection(&self) -> Result<(), Error> {
+        self.tell(Command::DropConnection).await
+    }
+
     /// Ends the session, after what was sent before, and waits until that is done.
     pub async fn close(&self) {
         // An error means that it is over already.

@@ -74,6 +74,7 @@ pub(crate) enum Command {
     },
     Attention(Attention),
     NetworkChanged,
+    DropConnection,
     Close,
 }
 

@@ -53,6 +53,7 @@ pub(crate) struct Dialer {
     choice: Choice,
     head_start: Duration,
     timeout: Duration,
+    connect_to: Option<SocketAddr>,
     endpoint: Option<Endpoint>,
     quic: Option<quinn::ClientConfig>,
     tls: Option<Arc<rustls::ClientConfig>>,
@@ -85,7 +86,8 @@ impl Dialer {
         };
         let (codec, head_start, timeout) =
             (options.codec, options.head_start, options.dial_timeout);
-        Ok(Dialer { address, codec, choice, head_start, timeout, endpoint, quic, tls })
+        let connect_to = options.connect_to;
+        Ok(Dialer { address, codec, choice, head_start, timeout, connect_to, endpoint, quic, tls })
     }
 
     pub(crate) fn endpoint(&self) -> Option<&Endpoint> {
@@ -194,8 +196,14 @@ impl Dialer {
     ) -> Result<T, DialError> {
         let resolve =
             |error| DialError::Resolve { host: self.address.host.clone(), error: Arc::new(error) };
-        let found = lookup_host((self.address.host.as_str(), self.address.port)).await;
-        let mut addresses = found.map_err(resolve)?;
+        let found = match self.connect_to {
+            Some(address) => vec![address],
+            None => {
+                let found = lookup_host((self.address.host.as_str(), self.address.port)).await;
+                found.map_err(resolve)?.collect()
+            }
+        };
+        let mut addresses = found.into_iter();
         let mut attempts = FuturesUnordered::new();
         let mut last = failed("the host has no address".to_owned());
         loop {

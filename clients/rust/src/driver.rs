@@ -250,9 +250,8 @@ impl Driver {
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
         let now = self.clock.now();
         if self.stuck.is_some() {
-            // Whoever is not being read cannot be said to be silent.
             for link in &self.links {
-                self.session.handle_alive(now, link.id);
+                self.session.handle_unread(now, link.id);
             }
         }
         if self.session.poll_timeout().is_some_and(|due| now >= due) {

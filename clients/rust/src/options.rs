@@ -1,5 +1,6 @@
 //! How to connect.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -75,6 +76,10 @@ pub struct Options {
     pub watch_network: bool,
     /// A UDP socket shared by several clients; each has its own if absent.
     pub endpoint: Option<Endpoint>,
+    /// Where to connect instead of to the addresses of the host in the URL, which stays the
+    /// name that is asked for and that the certificate has to be for. For a proxy on the way,
+    /// or a gateway that has no name yet.
+    pub connect_to: Option<SocketAddr>,
 }
 
 impl Default for Options {
@@ -96,6 +101,7 @@ impl Default for Options {
             stall_timeout: Duration::from_secs(5),
             watch_network: true,
             endpoint: None,
+            connect_to: None,
         }
     }
 }

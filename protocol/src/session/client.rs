@@ -78,9 +78,13 @@ impl Default for Config {
 /// How soon a connection that has gone silent is doubted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attention {
-    /// A `ping` goes out after so much silence; 1.5 of the gateway's heartbeats if absent.
+    /// A `ping` goes out when the gateway has answered nothing for so long, whatever else it
+    /// may have said: a path can be dead in one direction alone. If absent, hearing anything
+    /// within 1.5 heartbeats will do, because the gateway itself ends connections that it does
+    /// not hear.
     pub probe_after: Option<Duration>,
-    /// The connection is doubted, and another one wanted, after so much more.
+    /// A `ping` that is not answered for so long makes the connection doubted, and another one
+    /// wanted.
     pub probe_timeout: Duration,
 }
 
@@ -118,6 +122,8 @@ struct Link {
     id: LinkId,
     opened: Time,
     heard: Time,
+    /// The gateway answered something, so it had heard us.
+    answered: Time,
     welcomed: bool,
     /// The greeting has not gone out yet.
     hello_due: bool,
@@ -130,7 +136,7 @@ struct Link {
     announce_bulk: bool,
     /// A `ping` is out.
     probe: Option<Probe>,
-    /// Silent for too long. The next sign of life takes it back.
+    /// A `ping` was not answered in time. The next answer takes it back.
     doubted: bool,
     /// Another one is wanted in its place, however well it does.
     unwanted: bool,
@@ -268,6 +274,15 @@ impl ClientSession {
         }
     }
 
+    /// Gives up whatever connections there are. Another one is wanted at once.
+    pub fn drop_links(&mut self) {
+        // The newer one first, or it would move up into the place of the other.
+        for id in [&self.next, &self.active].map(|link| link.as_ref().map(|link| link.id)) {
+            id.into_iter().for_each(|id| self.give_up(id, LinkClose::Dropped));
+        }
+        self.not_before = None;
+    }
+
     /// Takes [`ClientSession::replace_link`] back.
     pub fn keep_link(&mut self) {
         if let Some(link) = &mut self.active {
@@ -290,6 +305,7 @@ impl ClientSession {
             id,
             opened: now,
             heard: now,
+            answered: now,
             welcomed: false,
             hello_due: true,
             resuming: None,
@@ -326,8 +342,20 @@ impl ClientSession {
 
     /// Something was heard that is not a message, such as a WebSocket ping.
     pub fn handle_alive(&mut self, now: Time, id: LinkId) {
+        if let Some(link) = self.link_mut(id) {
+            link.heard = now;
+        }
+    }
+
+    /// The connection is not being read, so it cannot be said to be silent.
+    pub fn handle_unread(&mut self, now: Time, id: LinkId) {
+        self.note_answer(now, id);
+    }
+
+    /// The gateway hears us, and we hear it.
+    fn note_answer(&mut self, now: Time, id: LinkId) {
         let Some(link) = self.link_mut(id) else { return };
-        link.heard = now;
+        (link.heard, link.answered) = (now, now);
         if link.doubted || link.probe.is_some_and(|probe| probe.answer.is_none()) {
             link.probe = None;
         }
@@ -386,13 +414,11 @@ impl ClientSession {
         }
         match link.probe {
             Some(probe) => Some(probe.due),
-            None => Some(link.heard + self.probe_after()),
+            None => Some(match self.attention.probe_after {
+                Some(after) => link.answered + after,
+                None => link.heard + self.heartbeat.unwrap_or(Duration::from_secs(15)) * 3 / 2,
+            }),
         }
-    }
-
-    fn probe_after(&self) -> Duration {
-        let heartbeat = self.heartbeat.unwrap_or(Duration::from_secs(15));
-        self.attention.probe_after.unwrap_or(heartbeat * 3 / 2)
     }
 
     fn watch_silence(&mut self, now: Time) {

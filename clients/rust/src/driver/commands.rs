@@ -57,6 +57,10 @@ impl Driver {
             }
             Command::Attention(attention) => self.session.set_attention(attention),
             Command::NetworkChanged => self.network_changed(now, None),
+            Command::DropConnection => {
+                self.dial_at_once(now);
+                self.session.drop_links();
+            }
             Command::Close => self.session.bye(now + self.close_timeout),
         }
     }

@@ -51,7 +51,7 @@ impl Driver {
 
     pub(super) fn poll_dial(&mut self, cx: &mut Context<'_>) -> bool {
         let now = self.clock.now();
-        if self.dial.is_none() {
+        if self.dial.as_ref().is_none_or(|dial| dial.promotes) {
             self.start_dial(now);
         }
         let Some(dial) = &mut self.dial else { return false };
@@ -88,6 +88,7 @@ impl Driver {
 
     fn start_dial(&mut self, now: Time) {
         let promotes = if self.dial_due().is_some_and(|due| now >= due) {
+            // A promotion under way is given up for it: that may be waiting for nothing.
             false
         } else if self.promotion_due().is_some_and(|due| now >= due) {
             true
@@ -143,11 +144,16 @@ impl Driver {
         }
     }
 
+    /// What failed before says nothing any more.
+    pub(super) fn dial_at_once(&mut self, now: Time) {
+        self.backoff.reset();
+        self.next_dial = now;
+    }
+
     /// A hint that the address or the route has changed; from where it leads now, if the
     /// system said so.
     pub(super) fn network_changed(&mut self, now: Time, source: Option<IpAddr>) {
-        self.backoff.reset();
-        self.next_dial = now;
+        self.dial_at_once(now);
         // It went out the old way and may wait for long.
         self.dial = None;
         if let Some(promotion) = &mut self.promotion {

@@ -158,7 +158,7 @@ impl Driver {
                     reason: format!("not opened: {why:?}"),
                 });
             }
-            LinkClose::Replaced | LinkClose::Ended => {}
+            LinkClose::Replaced | LinkClose::Dropped | LinkClose::Ended => {}
         }
     }
 

@@ -22,6 +22,8 @@ pub struct Open {
 pub struct Relay {
     pub port: u16,
     open: watch::Sender<Open>,
+    /// Packets from clients that did not get through.
+    stopped: watch::Receiver<u64>,
     _tasks: JoinSet<()>,
 }
 
@@ -32,8 +34,9 @@ impl Relay {
         let (open, opened) = watch::channel(Open { udp: true, tcp: true, breaks: 0 });
         let mut tasks = JoinSet::new();
         tasks.spawn(relay_tcp(tcp, gateway, opened.clone()));
-        tasks.spawn(relay_udp(udp, gateway, opened));
-        Relay { port, open, _tasks: tasks }
+        let (stop, stopped) = watch::channel(0);
+        tasks.spawn(relay_udp(udp, gateway, opened, stop));
+        Relay { port, open, stopped, _tasks: tasks }
     }
 
     pub fn url(&self) -> String {
@@ -43,6 +46,13 @@ impl Relay {
     /// Lets UDP through, or nothing of it.
     pub fn set_udp(&self, udp: bool) {
         self.open.send_modify(|open| open.udp = udp);
+    }
+
+    /// Waits until another so many packets have been stopped.
+    pub async fn stops(&self, packets: u64) {
+        let mut stopped = self.stopped.clone();
+        let enough = *stopped.borrow() + packets;
+        stopped.wait_for(|stopped| *stopped >= enough).await.unwrap();
     }
 
     /// Lets TCP through, or refuses it.
@@ -86,7 +96,12 @@ async fn relay_tcp(listener: TcpListener, gateway: SocketAddr, open: watch::Rece
     }
 }
 
-async fn relay_udp(near: UdpSocket, gateway: SocketAddr, open: watch::Receiver<Open>) {
+async fn relay_udp(
+    near: UdpSocket,
+    gateway: SocketAddr,
+    open: watch::Receiver<Open>,
+    stop: watch::Sender<u64>,
+) {
     let near = Arc::new(near);
     let mut far_sides: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
     let mut back = JoinSet::new();
@@ -94,6 +109,7 @@ async fn relay_udp(near: UdpSocket, gateway: SocketAddr, open: watch::Receiver<O
     loop {
         let Ok((len, client)) = near.recv_from(&mut packet).await else { continue };
         if !open.borrow().udp {
+            stop.send_modify(|stopped| *stopped += 1);
             continue;
         }
         if let Entry::Vacant(place) = far_sides.entry(client) {

@@ -125,6 +125,68 @@ async fn a_move_to_where_udp_is_blocked_becomes_a_websocket() {
 }
 
 #[tokio::test]
+async fn a_session_on_a_websocket_moves_by_itself_once_udp_gets_through() {
+    let served = Served::start().await;
+    let relay = Relay::start(served.gateway.listening()[0]).await;
+    relay.set_udp(false);
+    let options = served.options(Transport::Auto, Codec::Json);
+    let client = soon(Client::connect(&relay.url(), options)).await.unwrap();
+    let one = soon(client.join("r", None)).await.unwrap();
+    let other = served.client(Transport::WebSocket, Codec::Bincode).await;
+    let other = soon(other.join("r", None)).await.unwrap();
+    let mut traffic = Traffic { sent: 0 };
+    traffic.run(&one, &other, || relay.set_udp(true)).await;
+    until(&client, |state| transport_of(state) == Some(Kind::WebTransport)).await;
+    traffic.run(&one, &other, || ()).await;
+    soon(client.close()).await;
+    served.gateway.drain().await;
+}
+
+#[tokio::test]
+async fn a_better_transport_that_does_not_answer_keeps_nobody_from_coming_back() {
+    let served = Served::start().await;
+    // Who waits for the better transport to fail waits for longer than this test does.
+    let patient = Options {
+        dial_timeout: Duration::from_secs(3_600),
+        ..served.options(Transport::Auto, Codec::Bincode)
+    };
+    let relay = Relay::start(served.gateway.listening()[0]).await;
+    relay.set_udp(false);
+    let client = soon(Client::connect(&relay.url(), patient)).await.unwrap();
+    let one = soon(client.join("r", None)).await.unwrap();
+    let mut states = client.state();
+    states.mark_unchanged();
+    client.network_changed().await.unwrap();
+    soon(states.changed()).await.unwrap();
+    assert_eq!(transport_of(&states.borrow()), Some(Kind::WebSocket));
+    // It tries the better transport again, all the while.
+    soon(relay.stops(2)).await;
+    relay.break_tcp();
+    soon(one.send(LogLane::Bulk, json("\"back\""))).await.unwrap();
+    soon(client.close()).await;
+    served.gateway.drain().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_is_dropped_is_followed_by_the_next() {
+    let served = Served::start().await;
+    for (transport, codec) in KINDS {
+        let options = served.options(transport, codec);
+        let (_relay, client, one, other) = pair(&served, options).await;
+        let mut states = client.state();
+        states.mark_unchanged();
+        let mut traffic = Traffic { sent: 0 };
+        traffic.run(&one, &other, || ()).await;
+        client.drop_connection().await.unwrap();
+        traffic.run(&one, &other, || ()).await;
+        let resumed = |state: &State| matches!(state, State::Live { resumed: true, .. });
+        soon(states.wait_for(resumed)).await.unwrap();
+        soon(client.close()).await;
+    }
+    served.gateway.drain().await;
+}
+
+#[tokio::test]
 async fn a_new_socket_keeps_the_connection() {
     let served = Served::start().await;
     let client = served.client(Transport::WebTransport, Codec::Bincode).await;

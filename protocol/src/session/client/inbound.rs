@@ -20,7 +20,11 @@ impl ClientSession {
     /// Takes one message. Those of a connection that no longer counts are ignored.
     pub fn handle_message(&mut self, now: Time, id: LinkId, message: ServerMessage) {
         let Some(welcomed) = self.link(id).map(|link| link.welcomed) else { return };
-        self.handle_alive(now, id);
+        if is_answer(&message) {
+            self.note_answer(now, id);
+        } else {
+            self.handle_alive(now, id);
+        }
         match message {
             ServerMessage::Close(close) => {
                 self.outputs.push_back(Output::Close(id, LinkClose::ByGateway));
@@ -162,6 +166,8 @@ impl ClientSession {
         self.limits = welcome.limits;
         self.heartbeat = (welcome.heartbeat > 0).then(|| Duration::from_millis(welcome.heartbeat));
         (self.not_before, self.redial_at) = (None, None);
+        // Said on a connection that did not bring it there, or there would be no welcome.
+        self.bye_sent = false;
         self.note_live(id, welcome.resumed);
         self.rooms.values_mut().for_each(Room::detach);
         if let Some(listed) = listed.filter(|_| welcome.resumed) {
@@ -202,6 +208,8 @@ impl ClientSession {
         }
         let resuming = self.link(id).is_some_and(|link| link.resuming.is_some());
         match error.code {
+            // It was faster on the other connection.
+            ErrorCode::SessionUnknown if self.bye_sent => self.end(Ended::Bye),
             ErrorCode::SessionUnknown | ErrorCode::Forbidden if resuming => {
                 if self.next.as_ref().is_some_and(|link| link.id == id) {
                     // The older connection's session is gone, whether it knows or not.
@@ -514,6 +522,34 @@ impl ClientSession {
         if asker == Asker::User {
             self.answer(RequestId(id), Err(RequestError::Refused { code, message }));
         }
+    }
+}
+
+/// Whether the gateway can only have said that because it heard something.
+fn is_answer(message: &ServerMessage) -> bool {
+    match message {
+        ServerMessage::Welcome(_)
+        | ServerMessage::Joined(_)
+        | ServerMessage::Accepted(_)
+        | ServerMessage::Members(_)
+        | ServerMessage::Ok { .. }
+        | ServerMessage::Pong { .. }
+        | ServerMessage::Ice(_)
+        | ServerMessage::Error(_) => true,
+        ServerMessage::Message(_)
+        | ServerMessage::Position(_)
+        | ServerMessage::Ephemeral(_)
+        | ServerMessage::MemberJoined(_)
+        | ServerMessage::MemberUpdated(_)
+        | ServerMessage::MemberLeft(_)
+        | ServerMessage::MemberAway(_)
+        | ServerMessage::MemberBack(_)
+        | ServerMessage::Reset(_)
+        | ServerMessage::Quality(_)
+        | ServerMessage::Moved
+        | ServerMessage::Expiring { .. }
+        | ServerMessage::Draining { .. }
+        | ServerMessage::Close(_) => false,
     }
 }
 

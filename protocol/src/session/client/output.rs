@@ -42,6 +42,8 @@ pub enum LinkClose {
     NotNow,
     /// The gateway left answers out, or sent more than can be kept in order.
     OutOfStep,
+    /// The owner gave it up.
+    Dropped,
     /// The client has ended.
     Ended,
 }

@@ -158,6 +158,10 @@ fn silence_is_probed_then_doubted_and_a_sign_of_life_takes_it_back() {
     assert_eq!(outputs(&mut session), [Output::Event(Event::Down)]);
     assert_eq!(session.wants_link(), Some(Wanted { not_before: None, replaces: true }));
     session.handle_alive(doubt_at, LINK);
+    session.handle_message(doubt_at, LINK, message(LogLane::Signal, 2));
+    delivered(&mut session);
+    assert!(session.wants_link().is_some(), "that the gateway talks does not mean that it hears");
+    session.handle_message(doubt_at, LINK, ServerMessage::Pong { id: 2 });
     assert!(session.wants_link().is_none());
     assert!(matches!(outputs(&mut session)[..], [Output::Event(Event::Live(_))]));
 }
@@ -181,10 +185,52 @@ fn after_a_move_only_the_answer_counts() {
             assert_eq!(session.wants_link(), Some(Wanted { not_before: None, replaces: true }));
         }
     }
-    // The first sign of life takes the doubt back, and nothing is asked any more.
-    session.handle_alive(T0 + patience, LINK);
+    // The first answer takes the doubt back, and nothing is asked any more.
+    session.handle_message(T0 + patience, LINK, ServerMessage::Pong { id: 99 });
     assert!(session.wants_link().is_none());
     assert!(session.poll_timeout() > Some(T0 + patience));
+}
+
+#[test]
+fn in_a_call_a_gateway_that_talks_without_answering_is_doubted_too() {
+    for (attention, doubts) in [(Attention::CALL, true), (Attention::IDLE, false)] {
+        let mut session = in_room();
+        session.set_attention(attention);
+        let mut pings = 0;
+        for half_seconds in 1..=7 {
+            let now = T0 + Duration::from_millis(500 * half_seconds);
+            session.handle_timeout(now);
+            pings += transmits(&mut session, LINK).len();
+            session.handle_alive(now, LINK);
+            session.handle_message(now, LINK, message(LogLane::Signal, 1 + half_seconds));
+            delivered(&mut session);
+        }
+        assert_eq!((pings == 1, session.wants_link().is_some()), (doubts, doubts));
+    }
+}
+
+#[test]
+fn whoever_does_not_read_doubts_nobody() {
+    let mut session = in_room();
+    session.set_attention(Attention::CALL);
+    for seconds in 1..10 {
+        let now = T0 + Duration::from_secs(seconds);
+        session.handle_unread(now, LINK);
+        session.handle_timeout(now);
+        assert!(session.wants_link().is_none());
+    }
+}
+
+#[test]
+fn links_that_are_dropped_are_closed_and_another_one_is_wanted_at_once() {
+    let mut session = in_room();
+    session.replace_link();
+    session.handle_connected(T0, NEXT, Streams::One);
+    transmits(&mut session, NEXT);
+    session.drop_links();
+    let closed = |link| Output::Close(link, LinkClose::Dropped);
+    assert_eq!(outputs(&mut session), [closed(NEXT), closed(LINK), Output::Event(Event::Down)]);
+    assert_eq!(session.wants_link(), Some(Wanted { not_before: None, replaces: false }));
 }
 
 #[test]
@@ -217,6 +263,27 @@ fn bye_waits_for_what_was_sent_before_it() {
     outputs(&mut session);
     session.handle_message(T0, LINK, ServerMessage::Close(Close::new(CloseCode::Bye)));
     assert!(outputs(&mut session).contains(&Output::Event(Event::Ended(Ended::Bye))));
+}
+
+#[test]
+fn bye_may_overtake_or_be_overtaken_by_a_newer_connection() {
+    let leaving = || {
+        let mut session = in_room();
+        session.replace_link();
+        session.handle_connected(T0, NEXT, Streams::One);
+        session.bye(T0 + Duration::from_secs(2));
+        assert_eq!(transmits(&mut session, LINK), [ClientMessage::Bye]);
+        assert!(matches!(transmits(&mut session, NEXT)[..], [ClientMessage::Hello(_)]));
+        session
+    };
+    let mut gone = leaving();
+    gone.handle_message(T0, NEXT, greeting_refused(ErrorCode::SessionUnknown));
+    let out = outputs(&mut gone);
+    assert_eq!(out.last(), Some(&Output::Event(Event::Ended(Ended::Bye))));
+    assert!(!out.iter().any(|output| matches!(output, Output::Event(Event::Room(..)))));
+    let mut there = leaving();
+    there.handle_message(T0, NEXT, resumed(0));
+    assert_eq!(transmits(&mut there, NEXT), [ClientMessage::Bye], "the first was lost");
 }
 
 #[test]

@@ -1,10 +1,13 @@
-//! Which certificate to trust when nobody said.
+//! Which certificates `handover join` and `handover load` trust.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use clap::Args;
+use handover_client::Certificates;
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
@@ -16,6 +19,45 @@ use tokio::net::TcpStream;
 const ANSWER_BYTES_MAX: usize = 4 * 1024;
 const TIMEOUT: Duration = Duration::from_secs(5);
 const PATH: &str = "/v1/identity";
+
+/// Which certificates are trusted, as flags.
+#[derive(Clone, Debug, Args)]
+pub struct TrustArgs {
+    /// SHA-256 hash of the gateway's certificate, in base64 or hexadecimal; may be given more
+    /// than once.
+    #[arg(long, value_name = "HASH", value_parser = parse_hash)]
+    pub cert_hash: Vec<[u8; 32]>,
+    /// Certificate authority (PEM) that signed the gateway's certificate.
+    #[arg(long, value_name = "FILE", conflicts_with = "cert_hash")]
+    pub ca: Option<PathBuf>,
+    /// Trust whatever certificate the gateway shows. Anybody in between can then read along.
+    #[arg(long, conflicts_with_all = ["cert_hash", "ca"])]
+    pub insecure: bool,
+    /// Where a gateway on this machine tells its certificate's hash, if nothing else says which
+    /// certificate to trust.
+    #[arg(long, value_name = "HOST:PORT", default_value = "localhost:8080")]
+    pub identity_from: String,
+}
+
+impl TrustArgs {
+    /// What that comes to for a gateway at `url`.
+    pub(crate) async fn certificates(&self, url: &str) -> Result<Certificates, IdentityError> {
+        if !self.cert_hash.is_empty() {
+            return Ok(Certificates::Hashes(self.cert_hash.clone()));
+        }
+        if let Some(ca) = &self.ca {
+            return Ok(Certificates::AuthorityFile(ca.clone()));
+        }
+        if self.insecure {
+            return Ok(Certificates::DangerouslyAny);
+        }
+        if is_loopback(url) {
+            // A gateway on this machine has most likely made its certificate itself.
+            return Ok(Certificates::Hashes(vec![fetch(&self.identity_from).await?]));
+        }
+        Ok(Certificates::System)
+    }
+}
 
 /// Why a gateway's certificate could not be learned from itself.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +78,7 @@ struct Statement {
 }
 
 /// Whether an address is on this machine, where nobody can come between.
-pub(super) fn is_loopback(url: &str) -> bool {
+fn is_loopback(url: &str) -> bool {
     let Ok(uri) = url.parse::<Uri>() else { return false };
     if !matches!(uri.scheme_str(), Some("https" | "wss")) {
         return false;
@@ -47,7 +89,7 @@ pub(super) fn is_loopback(url: &str) -> bool {
 }
 
 /// Asks a gateway on this machine for its certificate's hash.
-pub(super) async fn fetch(address: &str) -> Result<[u8; 32], IdentityError> {
+async fn fetch(address: &str) -> Result<[u8; 32], IdentityError> {
     let asked = tokio::time::timeout(TIMEOUT, ask(address)).await;
     let asked = asked.unwrap_or_else(|_| Err("no answer in time".to_owned()));
     asked.map_err(|reason| IdentityError { address: address.to_owned(), reason })
@@ -86,7 +128,7 @@ async fn ask(address: &str) -> Result<[u8; 32], String> {
 }
 
 /// A SHA-256 hash in base64, or in hexadecimal with or without colons.
-pub(super) fn parse_hash(text: &str) -> Result<[u8; 32], String> {
+fn parse_hash(text: &str) -> Result<[u8; 32], String> {
     let digits: String = text.chars().filter(|c| *c != ':').collect();
     let from_hex = || {
         let digit = |at: usize| digits.get(at..at + 2).and_then(|d| u8::from_str_radix(d, 16).ok());

@@ -1,0 +1,271 @@
+//! One session under load: it sends, it listens, and it is timed when its connection breaks.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use handover_client::{
+    Attention, Client, Codec, Json, Kind, LogLane, Options, Room, RoomEvent, State,
+};
+use handover_protocol::time::Time;
+use tokio::sync::{mpsc, watch};
+
+use super::LoadError;
+use super::chaos::Harm;
+use super::ledger::{Note, Receiver, Session, Stream, Tally};
+use super::path::Path;
+use super::random::Random;
+use super::report::Spread;
+use super::run::{Phase, Run};
+use super::target::Target;
+
+/// One message in so many goes to one member alone.
+const DIRECTED: u64 = 4;
+
+/// A session.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) session: Session,
+    pub(super) client: Client,
+    /// Whether it may fall back to a WebSocket, and come back from there.
+    pub(super) chooses: bool,
+    /// The rooms it is in, by number.
+    pub(super) rooms: Vec<(usize, Room)>,
+    /// Its way to the gateway, where that is to be broken.
+    pub(super) path: Option<Path>,
+    /// What its connection broke by, and when, until another one carries it.
+    broken: Mutex<Option<(Harm, Time)>>,
+}
+
+/// What became of a session.
+#[derive(Debug, Default)]
+pub(super) struct Lived {
+    pub(super) sent: u64,
+    pub(super) accepted: u64,
+    /// Neither accepted nor under way: refused, uncertain, or never sent.
+    pub(super) failed: u64,
+    /// The gateway had forgotten the session.
+    pub(super) renewed: u64,
+    /// The session ended by itself.
+    pub(super) ended: u64,
+    pub(super) recoveries: Vec<(Harm, Duration)>,
+}
+
+/// What became of a membership.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    pub(super) tally: Tally,
+    pub(super) resets: u64,
+    pub(super) delays: Spread,
+}
+
+impl Member {
+    /// Connects, and joins these rooms.
+    pub(super) async fn start(
+        session: Session,
+        target: &Target,
+        codec: Codec,
+        token: Option<String>,
+        rooms: &[(usize, String)],
+        broken_on_purpose: bool,
+    ) -> Result<Member, LoadError> {
+        let path = if broken_on_purpose {
+            Some(Path::open(target.address).await.map_err(LoadError::Path)?)
+        } else {
+            None
+        };
+        let options = Options {
+            transport: target.transport,
+            codec,
+            certificates: target.certificates.clone(),
+            token,
+            agent: Some(concat!("handover-load/", env!("CARGO_PKG_VERSION")).to_owned()),
+            attention: Attention::CALL,
+            watch_network: false,
+            connect_to: path.as_ref().map(Path::address),
+            ..Options::default()
+        };
+        let client = Client::connect(&target.url, options).await?;
+        let mut joined = Vec::new();
+        for (room, name) in rooms {
+            joined.push((*room, client.join(name, None).await?));
+        }
+        let chooses = target.transport == handover_client::Transport::Auto;
+        Ok(Member { session, client, chooses, rooms: joined, path, broken: Mutex::default() })
+    }
+
+    /// The transport that carries it now.
+    pub(super) fn transport(&self) -> Option<Kind> {
+        match &*self.client.state().borrow() {
+            State::Live { transport, .. } => Some(*transport),
+            _ => None,
+        }
+    }
+
+    /// Its connection is about to break. That is timed unless it is broken already.
+    pub(super) fn breaks(&self, harm: Harm, now: Time) {
+        let live = self.transport().is_some();
+        let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        if live && broken.is_none() {
+            *broken = Some((harm, now));
+        }
+    }
+
+    /// What broke at that time is whole again by itself. Returns whether nobody had noticed.
+    pub(super) fn passes(&self, since: Time) -> bool {
+        let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        broken.take_if(|(_, at)| *at == since).is_some()
+    }
+
+    /// Another connection carries it. Returns what broke the last one, if anything did.
+    fn mend(&self) -> Option<(Harm, Time)> {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Says what is the matter with a session that does not come to rest.
+    pub(super) fn complain(&self, now: Time) {
+        let state = self.client.state().borrow().clone();
+        let broken = *self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((harm, since)) = broken {
+            let ago = now.since(since).as_secs_f64();
+            tracing::error!(session = self.session, %harm, ago, ?state, "never came back");
+        } else if !matches!(state, State::Live { .. }) {
+            tracing::error!(session = self.session, ?state, "not there");
+        }
+    }
+
+    fn is_broken(&self) -> bool {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Sends until told to stop, then waits for what is under way.
+    pub(super) async fn live(
+        &self,
+        run: &Run,
+        mut random: Random,
+        mut phase: watch::Receiver<Phase>,
+    ) -> Lived {
+        let mut lived = Lived::default();
+        let mut sendings = FuturesUnordered::new();
+        let mut states = self.client.state();
+        states.mark_unchanged();
+        let every = u64::try_from(run.every.as_micros()).unwrap_or(u64::MAX);
+        let pause = |random: &mut Random| {
+            // Twice the mean at most, so that sessions do not march in step.
+            Box::pin(tokio::time::sleep(Duration::from_micros(random.within(1..2 * every))))
+        };
+        let mut next = pause(&mut random);
+        let mut sending = true;
+        while sending || !sendings.is_empty() || self.is_broken() {
+            tokio::select! {
+                () = &mut next, if sending => {
+                    next = pause(&mut random);
+                    lived.sent += 1;
+                    match self.say(run, &mut random).await {
+                        Some(sending) => sendings.push(sending),
+                        None => lived.failed += 1,
+                    }
+                }
+                Some(outcome) = sendings.next() => match outcome {
+                    Ok(_) => lived.accepted += 1,
+                    Err(error) => {
+                        tracing::warn!(session = self.session, %error, "a send failed");
+                        lived.failed += 1;
+                    }
+                },
+                Ok(()) = states.changed() => match &*states.borrow_and_update() {
+                    State::Live { resumed, .. } => {
+                        lived.renewed += u64::from(!resumed);
+                        let now = run.clock.now();
+                        let since = self.mend();
+                        lived.recoveries.extend(since.map(|(harm, at)| (harm, now.since(at))));
+                    }
+                    State::Ended(why) => {
+                        tracing::warn!(session = self.session, ?why, "a session ended");
+                        lived.ended += 1;
+                        return lived;
+                    }
+                    State::Connecting | State::Reconnecting => {}
+                },
+                () = reached(&mut phase, Phase::Finishing), if sending => sending = false,
+            }
+        }
+        lived
+    }
+
+    async fn say(&self, run: &Run, random: &mut Random) -> Option<handover_client::Sending> {
+        let (room, handle) = random.pick(&self.rooms)?;
+        let lane = *random.pick(&LogLane::ALL)?;
+        let to = if random.one_in(DIRECTED) {
+            let others = run.members.get(*room)?;
+            random.pick(others).copied().filter(|other| *other != self.session)
+        } else {
+            None
+        };
+        let stream = Stream { from: self.session, room: *room, lane };
+        let number = run.ledger.send(stream, to);
+        let sent = run.clock.now().as_micros();
+        let padding = "x".repeat(run.padding);
+        let note = Note { from: self.session, room: *room, number, sent, padding };
+        let to = match to {
+            Some(to) => Some(*run.peers.get(to)?),
+            None => None,
+        };
+        handle.queue(lane, to, Json::from_value(&note).ok()?).await.ok()
+    }
+}
+
+/// Listens to a room until the session is over. Says so on `complete` once everything owed
+/// has come after the last send was accepted.
+pub(super) async fn listen(
+    run: Arc<Run>,
+    session: Session,
+    (number, room): (usize, Room),
+    mut phase: watch::Receiver<Phase>,
+    complete: mpsc::UnboundedSender<()>,
+) -> Heard {
+    let mut heard = Heard::default();
+    let mut receiver = Receiver::new(session, number);
+    let mut owed = None;
+    let mut said = false;
+    loop {
+        if !said && owed.is_some_and(|owed| receiver.had() >= owed) {
+            said = true;
+            // Nobody waits for it any more once the time is up.
+            let _ = complete.send(());
+        }
+        tokio::select! {
+            event = room.next_event() => match event {
+                Some(RoomEvent::Message { lane, position, from, body, .. }) => {
+                    let note = body.to_value::<Note>().ok();
+                    let Some(note) = note else { continue };
+                    let genuine = run.peers.get(note.from) == Some(&from);
+                    receiver.take(&run.ledger, lane, position.offset, &note, genuine);
+                    let now = run.clock.now();
+                    heard.delays.add(now.since(Time::from_micros(note.sent)));
+                }
+                Some(RoomEvent::Reset(cause, _)) => {
+                    tracing::warn!(session, ?cause, "a room was reset");
+                    heard.resets += 1;
+                }
+                Some(_) => {}
+                None => break,
+            },
+            () = reached(&mut phase, Phase::Settled), if owed.is_none() => {
+                owed = Some(run.ledger.owed_in_all(number, session));
+            }
+        }
+    }
+    let lost;
+    (heard.tally, lost) = receiver.finish(&run.ledger);
+    if let (Some(first), Some(last)) = (lost.first(), lost.last()) {
+        tracing::warn!(session, room = number, lost = lost.len(), ?first, ?last, "lost messages");
+    }
+    heard
+}
+
+/// Waits until the run is that far; one that was given up is.
+async fn reached(phase: &mut watch::Receiver<Phase>, wanted: Phase) {
+    let _ = phase.wait_for(|phase| *phase >= wanted).await;
+}
