@@ -1,5 +1,6 @@
 //! The measurements. On Linux alone: namespaces and its interfaces.
 
+mod browser;
 mod cases;
 mod host;
 mod lab;

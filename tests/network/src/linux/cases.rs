@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use handover_client::{Client, Kind, Options, Transport};
 
+use super::browser::{self, Outage};
 use super::lab::{Lab, ROUND_TRIP};
 use super::trial::{Outcome, run};
 
@@ -18,14 +19,15 @@ pub struct Case {
     pub keeps: bool,
     /// What has to carry the session afterwards.
     pub ends_on: Kind,
-    /// How often the client has to be told that its address is another; it is not where the
-    /// connection was not kept.
-    pub moves: usize,
+    /// How often the client has to be told that its address is another, if that is known.
+    pub moves: Option<usize>,
     pub change: Change,
 }
 
 pub enum Target {
     Interruption(Duration),
+    /// Since the page was told that there is a network.
+    AfterHint(Duration),
     Latest(Duration),
 }
 
@@ -41,6 +43,8 @@ pub enum Change {
     NoUdp,
     /// As the first, under a session that is on a WebSocket by choice.
     WebSocket,
+    /// Chromium: Wi-Fi goes down.
+    Browser(Outage),
     /// The NAT gives everybody another port.
     Ports,
     /// The NAT gets another address.
@@ -51,17 +55,20 @@ pub enum Change {
 const AT_ONCE: Duration = Duration::from_millis(100);
 const SOON: Duration = Duration::from_secs(1);
 const DIALLED: Duration = Duration::from_millis(1_500);
+/// A client in a call knows within three seconds, and then dials.
+const NOTICED: Duration = Duration::from_millis(4_500);
 
 const fn case(name: &'static str, what: &'static str, target: Target, change: Change) -> Case {
     let (keeps, ends_on, moves) = match change {
-        Change::NoUdp | Change::WebSocket => (false, Kind::WebSocket, 0),
-        Change::Ports => (true, Kind::WebTransport, 0),
-        _ => (true, Kind::WebTransport, 1),
+        Change::NoUdp | Change::WebSocket => (false, Kind::WebSocket, Some(0)),
+        Change::Browser(_) => (false, Kind::WebTransport, None),
+        Change::Ports => (true, Kind::WebTransport, Some(0)),
+        _ => (true, Kind::WebTransport, Some(1)),
     };
     Case { name, what, target, keeps, ends_on, moves, change }
 }
 
-pub const ALL: [Case; 7] = [
+pub const ALL: [Case; 9] = [
     case(
         "a",
         "Wi-Fi goes down, the client notices",
@@ -88,6 +95,18 @@ pub const ALL: [Case; 7] = [
         Change::WebSocket,
     ),
     case(
+        "d",
+        "Chromium: Wi-Fi goes down, the other link comes up",
+        Target::AfterHint(DIALLED),
+        Change::Browser(Outage::Later),
+    ),
+    case(
+        "d-untold",
+        "Chromium: Wi-Fi goes down, the browser says nothing",
+        Target::Interruption(NOTICED),
+        Change::Browser(Outage::Other),
+    ),
+    case(
         "e-port",
         "the NAT forgets the port",
         Target::Latest(ROUND_TRIP.saturating_mul(3)),
@@ -112,6 +131,9 @@ impl Case {
                 lab.masquerade()?;
             }
             _ => {}
+        }
+        if let Change::Browser(outage) = self.change {
+            return browser::run(lab, outage).await;
         }
         run(lab, options, async |client: Client| {
             let now = Instant::now();

@@ -67,6 +67,8 @@ impl Lab {
             CELL_DELAY,
         )?;
         gateway.ip(&["route", "add", "10.0.0.0/8", "via", "10.9.0.2"])?;
+        // As networks do: what says it comes from elsewhere does not pass.
+        router.run(&["sh", "-c", "echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter"])?;
 
         let certificates = tempfile::tempdir()?;
         let dir = certificates.path().to_owned();

@@ -44,9 +44,13 @@ fn line(case: &Case, round: usize, outcome: &Outcome) {
         outcome.moved,
         match case.target {
             Target::Interruption(most) => format!("interruption {}", ms(most)),
+            Target::AfterHint(most) => format!("{} after the hint", ms(most)),
             Target::Latest(most) => format!("no message later than {}", ms(most)),
         }
     );
+    for note in &outcome.notes {
+        println!("     {note}");
+    }
     for (name, log) in [("to the gateway  ", up), ("from the gateway", down)] {
         println!(
             "     {name} interruption {:>9} (before {:>8}), latest {:>9}, sent {}, lost {}, repeated {}",
@@ -62,7 +66,7 @@ fn line(case: &Case, round: usize, outcome: &Outcome) {
 
 fn target(case: &Case) -> Duration {
     match case.target {
-        Target::Interruption(most) | Target::Latest(most) => most,
+        Target::Interruption(most) | Target::AfterHint(most) | Target::Latest(most) => most,
     }
 }
 
@@ -70,6 +74,7 @@ fn target(case: &Case) -> Duration {
 fn measured(case: &Case, outcome: &Outcome) -> Duration {
     let one = |log: &Log| match case.target {
         Target::Interruption(_) => log.interruption(outcome.changed, outcome.ended),
+        Target::AfterHint(_) => log.silence(outcome.changed),
         Target::Latest(_) => log.latest(outcome.changed),
     };
     one(&outcome.up).max(one(&outcome.down))
@@ -88,14 +93,16 @@ fn faults(case: &Case, outcome: &Outcome) -> Vec<String> {
         faults.extend(bad.map(|(what, count)| format!("{count} {what}, {name} the gateway")));
         faults.extend(log.broken.as_ref().map(|why| format!("{name} the gateway: {why}")));
     }
-    if outcome.kept != case.keeps {
-        faults.push(format!("connection kept: {}", outcome.kept));
+    if case.keeps && !outcome.kept {
+        faults.push("the connection was not kept".to_owned());
     }
     if outcome.transport != Some(case.ends_on) {
         faults.push(format!("not on {}", case.ends_on.name()));
     }
-    if outcome.moved != case.moves || outcome.migrations != case.moves as u64 {
-        faults.push(format!("moved {} times, not {}", outcome.moved, case.moves));
+    if let Some(moves) = case.moves
+        && (outcome.moved, outcome.migrations) != (moves, moves as u64)
+    {
+        faults.push(format!("moved {} times, not {moves}", outcome.moved));
     }
     let took = measured(case, outcome);
     if took > target(case) * GROSS {

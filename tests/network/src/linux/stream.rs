@@ -26,30 +26,67 @@ pub struct Log {
 }
 
 /// When each was sent, and how many were refused.
-type Sent = (Vec<Instant>, usize);
+pub type Sent = (Vec<Instant>, usize);
 /// Which came when, and why receiving ended early.
-type Came = (Vec<(usize, Instant)>, Option<String>);
+pub type Came = (Vec<(usize, Instant)>, Option<String>);
 
 /// A stream under way.
 pub struct Stream {
-    sending: JoinHandle<Sent>,
-    receiving: JoinHandle<Came>,
+    sending: Sender,
+    receiving: Receiver,
+}
+
+/// The end that sends, until it is told to stop.
+pub struct Sender {
+    task: JoinHandle<Sent>,
+    total: watch::Receiver<Option<usize>>,
+}
+
+/// The end that receives, until all that was sent has come.
+pub struct Receiver {
+    task: JoinHandle<Came>,
 }
 
 impl Stream {
     /// Sends from `from` to `to` until `stop` is true.
     pub fn start(from: (&Host, &Room), to: (&Host, &Room), stop: &watch::Receiver<bool>) -> Stream {
-        let (total_out, total) = watch::channel(None);
-        let sending = from.0.spawn(send(from.1.clone(), stop.clone(), total_out));
-        let receiving = to.0.spawn(receive(to.1.clone(), total));
+        let sending = Sender::start(from, stop);
+        let receiving = Receiver::start(to, sending.total());
         Stream { sending, receiving }
     }
 
     /// Everything there is to know, once it has stopped.
     pub async fn log(self) -> Log {
-        let (sent, refused) = self.sending.await.unwrap_or_default();
-        let (came, broken) = self.receiving.await.unwrap_or_default();
+        let (sent, refused) = self.sending.sent().await;
+        let (came, broken) = self.receiving.came().await;
         Log { sent, came, refused, broken }
+    }
+}
+
+impl Sender {
+    pub fn start(from: (&Host, &Room), stop: &watch::Receiver<bool>) -> Sender {
+        let (total_out, total) = watch::channel(None);
+        let task = from.0.spawn(send(from.1.clone(), stop.clone(), total_out));
+        Sender { task, total }
+    }
+
+    /// How many were sent, once it is known.
+    pub fn total(&self) -> watch::Receiver<Option<usize>> {
+        self.total.clone()
+    }
+
+    pub async fn sent(self) -> Sent {
+        self.task.await.unwrap_or_default()
+    }
+}
+
+impl Receiver {
+    pub fn start(to: (&Host, &Room), total: watch::Receiver<Option<usize>>) -> Receiver {
+        Receiver { task: to.0.spawn(receive(to.1.clone(), total)) }
+    }
+
+    pub async fn came(self) -> Came {
+        self.task.await.unwrap_or_default()
     }
 }
 
@@ -129,6 +166,12 @@ impl Log {
         let pairs = self.came.windows(2).filter(|pair| pair[1].1 >= from && pair[1].1 <= until);
         let gaps = pairs.map(|pair| pair[1].1 - pair[0].1);
         gaps.max().unwrap_or_default().saturating_sub(CADENCE)
+    }
+
+    /// From `from` until messages came again, beyond the cadence.
+    pub fn silence(&self, from: Instant) -> Duration {
+        let next = self.came.iter().map(|(_, at)| *at).find(|at| *at >= from);
+        next.map_or(Duration::MAX, |at| (at - from).saturating_sub(CADENCE))
     }
 
     /// The longest that a message took which came after `from`.

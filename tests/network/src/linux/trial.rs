@@ -11,9 +11,9 @@ use super::lab::Lab;
 use super::stream::{Log, Stream};
 
 /// Of quiet before the change: the round-trip estimates settle.
-const CALM: Duration = Duration::from_millis(1_500);
+pub const CALM: Duration = Duration::from_millis(1_500);
 /// Of traffic after the session is back.
-const AFTERWARDS: Duration = Duration::from_secs(3);
+pub const AFTERWARDS: Duration = Duration::from_secs(3);
 /// A session that is not back by then never will be.
 const RECOVERY: Duration = Duration::from_secs(30);
 
@@ -31,6 +31,8 @@ pub struct Outcome {
     pub migrations: u64,
     /// How often the client was told that its address is another.
     pub moved: usize,
+    /// What else is worth knowing.
+    pub notes: Vec<String>,
 }
 
 /// A session with a stream in each direction, a change, and what becomes of them.
@@ -77,7 +79,18 @@ where
     let moved = count_moved(&mut events);
     client.close().await;
     other.close().await;
-    Ok(Outcome { began, changed, ended, up, down, kept, transport, migrations, moved })
+    Ok(Outcome {
+        began,
+        changed,
+        ended,
+        up,
+        down,
+        kept,
+        transport,
+        migrations,
+        moved,
+        notes: Vec::new(),
+    })
 }
 
 fn count_moved(events: &mut broadcast::Receiver<ClientEvent>) -> usize {
