@@ -17,7 +17,6 @@ import { createInterface } from 'node:readline';
 /**
  * @typedef {object} GatewayOptions
  * @property {string} [http] where it listens for plain HTTP
- * @property {string} [listen] for QUIC and TLS
  * @property {Record<string, string>} [settings] as the environment names them
  */
 
@@ -25,12 +24,12 @@ import { createInterface } from 'node:readline';
  * @param {GatewayOptions} [options]
  * @returns {Promise<Gateway>}
  */
-export async function startGateway({ http = '127.0.0.1:0', listen = '127.0.0.1:0', settings = {} } = {}) {
+export async function startGateway({ http = '127.0.0.1:0', settings = {} } = {}) {
   const binary = process.env.HANDOVER_BIN;
   if (!binary) throw new Error('HANDOVER_BIN must name the gateway to test against, for example target/debug/handover');
   // It mints its development identity where it runs.
   const folder = await mkdtemp(join(tmpdir(), 'handover-web-'));
-  const args = ['serve', '--listen', listen, '--http', http, '--log', 'warn'];
+  const args = ['serve', '--listen', '127.0.0.1:0', '--http', http, '--log', 'warn'];
   // Settings of its own from the environment would change what is tested; unknown ones end it.
   const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('HANDOVER_')));
   Object.assign(env, settings);

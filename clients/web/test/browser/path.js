@@ -27,18 +27,20 @@ export class Path {
    * @param {import('../gateway-process.js').GatewayOptions & {udp?: boolean}} [options]
    */
   static async open({ udp = true, ...options } = {}) {
-    const front = createSocket('udp4');
-    front.bind({ port: 0, address: PATH });
-    await once(front, 'listening');
-    const { port } = front.address();
-    const gateway = await startGateway({ ...options, listen: `${GATEWAY}:${port}` }).catch((error) => {
-      front.close();
+    // The gateway's port is the system's choice; nobody else has it at the address of a path.
+    const gateway = await startGateway(options);
+    try {
+      const front = createSocket('udp4');
+      front.bind({ port: Number(new URL(gateway.secure).port), address: PATH });
+      await once(front, 'listening');
+      const server = createServer({ pauseOnConnect: true });
+      server.listen(0, PATH);
+      await once(server, 'listening');
+      return new Path(gateway, front, server, udp);
+    } catch (error) {
+      await gateway.stop();
       throw error;
-    });
-    const server = createServer({ pauseOnConnect: true });
-    server.listen(0, PATH);
-    await once(server, 'listening');
-    return new Path(gateway, front, server, udp);
+    }
   }
 
   /**
