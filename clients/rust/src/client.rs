@@ -190,8 +190,10 @@ impl Client {
         self.tell(Command::Attention(attention)).await
     }
 
-    /// The network changed: a QUIC connection moves to a new socket at once, a WebSocket is
-    /// replaced. Without this call it works too, once the silence is noticed.
+    /// The network changed: a QUIC connection moves to a new socket at once, and is replaced if
+    /// it does not answer from there; a WebSocket is replaced. Where
+    /// [`Options::watch_network`] works, it is as if this were called. Without either it works
+    /// too, once the silence is noticed.
     pub async fn network_changed(&self) -> Result<(), Error> {
         self.tell(Command::NetworkChanged).await
     }

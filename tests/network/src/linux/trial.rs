@@ -14,6 +14,8 @@ use super::stream::{Log, Stream};
 pub const CALM: Duration = Duration::from_millis(1_500);
 /// Of traffic after the session is back.
 pub const AFTERWARDS: Duration = Duration::from_secs(3);
+/// The gateway tells how a new path does within five seconds.
+const MEASURING: Duration = Duration::from_secs(7);
 /// A session that is not back by then never will be.
 const RECOVERY: Duration = Duration::from_secs(30);
 
@@ -64,6 +66,8 @@ where
     // Answered by whichever connection carries the session by then.
     let back = timeout(RECOVERY, async { while client.ping().await.is_err() {} }).await;
     sleep(AFTERWARDS).await;
+    let mut told = Told::default();
+    told.take_all(&mut events).await;
     let kept = !states.has_changed().unwrap_or(true);
     let transport = match &*states.borrow() {
         State::Live { transport, .. } => Some(*transport),
@@ -76,7 +80,8 @@ where
     }
     let ended = Instant::now();
     let migrations = lab.metric("handover_migrations_total").await? - migrations;
-    let moved = count_moved(&mut events);
+    let estimate = |ms| format!("the gateway measures {ms} ms of round trip on the new path");
+    let notes = told.round_trip.filter(|_| told.moved > 0).map(estimate).into_iter().collect();
     client.close().await;
     other.close().await;
     Ok(Outcome {
@@ -88,15 +93,39 @@ where
         kept,
         transport,
         migrations,
-        moved,
-        notes: Vec::new(),
+        moved: told.moved,
+        notes,
     })
 }
 
-fn count_moved(events: &mut broadcast::Receiver<ClientEvent>) -> usize {
-    let mut moved = 0;
-    while let Ok(event) = events.try_recv() {
-        moved += usize::from(matches!(event, ClientEvent::Moved));
+/// What the client was told of its path.
+#[derive(Default)]
+struct Told {
+    moved: usize,
+    /// The last round trip that the gateway measured since.
+    round_trip: Option<f64>,
+}
+
+impl Told {
+    fn take(&mut self, event: ClientEvent) {
+        match event {
+            ClientEvent::Moved => (self.moved, self.round_trip) = (self.moved + 1, None),
+            ClientEvent::Quality(quality) => self.round_trip = Some(quality.rtt),
+            _ => {}
+        }
     }
-    moved
+
+    /// Everything so far; of a path that is new, also what the gateway makes of it.
+    async fn take_all(&mut self, events: &mut broadcast::Receiver<ClientEvent>) {
+        while let Ok(event) = events.try_recv() {
+            self.take(event);
+        }
+        let _ = timeout(MEASURING, async {
+            while self.moved > 0 && self.round_trip.is_none() {
+                let Ok(event) = events.recv().await else { break };
+                self.take(event);
+            }
+        })
+        .await;
+    }
 }
