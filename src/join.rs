@@ -177,6 +177,9 @@ async fn talk(
                 ClientEvent::Refused { code, message, .. } => {
                     screen.note(&format!("refused: {code}: {message}"))?;
                 }
+                ClientEvent::Back { gap, .. } => {
+                    screen.note(&format!("back after {:.1} s", gap.as_secs_f64()))?;
+                }
                 ClientEvent::DialFailed(error) => screen.note(&error.to_string())?,
             },
             line = lines.next_line() => match line?.as_deref().map(Input::read) {

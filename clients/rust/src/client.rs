@@ -66,6 +66,13 @@ pub enum ClientEvent {
         /// For people.
         message: String,
     },
+    /// A connection carries the session again.
+    Back {
+        /// For how long none was known to, from when the loss was noticed.
+        gap: Duration,
+        /// Whether the session went on from where it was.
+        resumed: bool,
+    },
     /// An attempt to connect failed; the next one comes by itself.
     DialFailed(DialError),
 }

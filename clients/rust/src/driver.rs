@@ -95,6 +95,8 @@ pub(crate) struct Driver {
     answers: HashMap<RequestId, (Option<AnswerTo>, About)>,
     receipts: HashMap<SendId, ReceiptTo>,
     stuck: Option<Stuck>,
+    /// Since when no connection is known to carry the session.
+    down_since: Option<Time>,
     /// The session could not be opened, and the handle has been told.
     failed: bool,
 }
@@ -130,6 +132,7 @@ impl Driver {
             answers: HashMap::new(),
             receipts: HashMap::new(),
             stuck: None,
+            down_since: None,
             failed: false,
         }
     }

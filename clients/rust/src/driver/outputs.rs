@@ -112,7 +112,10 @@ impl Driver {
     fn announce(&mut self, event: Event) {
         let event = match event {
             Event::Live(live) => return self.live(live),
-            Event::Down => return self.set_state(State::Reconnecting),
+            Event::Down => {
+                self.down_since = Some(self.clock.now());
+                return self.set_state(State::Reconnecting);
+            }
             Event::Ended(why) => {
                 self.tell_first(Err(ConnectError::Ended(why.clone())));
                 return self.set_state(State::Ended(why));
@@ -136,6 +139,9 @@ impl Driver {
         self.promote_later(now, transport);
         self.tell_first(Ok(()));
         self.set_state(State::Live { transport, peer, user, resumed });
+        if let Some(since) = self.down_since.take() {
+            self.tell(ClientEvent::Back { gap: now.since(since), resumed });
+        }
     }
 
     fn close(&mut self, id: LinkId, why: LinkClose) {

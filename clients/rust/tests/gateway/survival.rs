@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use handover_client::{
-    Attention, Certificates, Client, Codec, Kind, LogLane, Options, ResetCause, Room, RoomEvent,
-    State, Transport,
+    Attention, Certificates, Client, ClientEvent, Codec, Kind, LogLane, Options, ResetCause, Room,
+    RoomEvent, State, Transport,
 };
 
 use crate::relay::Relay;
@@ -235,6 +235,7 @@ async fn what_is_said_while_away_arrives_afterwards() {
     let served = Served::start().await;
     let options = served.options(Transport::WebSocket, Codec::Bincode);
     let (relay, client, one, other) = pair(&served, options).await;
+    let mut events = client.events();
     relay.set_tcp(false);
     relay.break_tcp();
     until(&client, |state| *state == State::Reconnecting).await;
@@ -245,6 +246,14 @@ async fn what_is_said_while_away_arrives_afterwards() {
     soon(said).await.unwrap();
     assert_eq!(message(&one).await, "\"missed\"");
     assert_eq!(message(&other).await, "\"said while away\"");
+    let back = async {
+        loop {
+            if let ClientEvent::Back { gap, resumed } = events.recv().await.unwrap() {
+                return (gap > Duration::ZERO, resumed);
+            }
+        }
+    };
+    assert_eq!(soon(back).await, (true, true));
     soon(client.close()).await;
     served.gateway.drain().await;
 }
