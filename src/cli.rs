@@ -26,6 +26,8 @@ pub enum Command {
     /// Put many sessions on a gateway, break their connections if asked to, and say what became
     /// of their messages.
     Load(crate::load::LoadArgs),
+    /// Make a token, for development and scripts.
+    Token(Box<crate::token::TokenArgs>),
     /// Look at the configuration without running anything.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -73,6 +75,21 @@ pub struct SettingArgs {
     /// Let anybody in from beyond this machine, without a token.
     #[arg(long)]
     pub allow_anonymous: bool,
+    /// File with the secret that tokens are signed with (HS256); everybody needs a token then.
+    #[arg(long, value_name = "FILE")]
+    pub auth_secret_file: Option<String>,
+    /// PEM file with the public keys of those who sign tokens; everybody needs a token then.
+    #[arg(long, value_name = "FILE")]
+    pub auth_key_file: Option<String>,
+    /// File or https address of such keys as JWKS; everybody needs a token then.
+    #[arg(long, value_name = "FILE|URL")]
+    pub auth_jwks: Option<String>,
+    /// What tokens must have as issuer; may be given more than once.
+    #[arg(long, value_name = "NAME")]
+    pub auth_issuer: Vec<String>,
+    /// What tokens must have in their audience; may be given more than once.
+    #[arg(long, value_name = "NAME")]
+    pub auth_audience: Vec<String>,
     /// Any setting by its key; may be given more than once.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
@@ -105,7 +122,12 @@ impl SettingArgs {
         for assignment in &self.set {
             flags.push(FlagValue::assignment(assignment)?);
         }
-        let lists = [("--listen", "listen", &self.listen), ("--http", "http", &self.http)];
+        let lists = [
+            ("--listen", "listen", &self.listen),
+            ("--http", "http", &self.http),
+            ("--auth-issuer", "auth.issuer", &self.auth_issuer),
+            ("--auth-audience", "auth.audience", &self.auth_audience),
+        ];
         for (flag, key, values) in lists {
             if !values.is_empty() {
                 flags.push(FlagValue::new(flag, key, values.join(",")));
@@ -115,6 +137,9 @@ impl SettingArgs {
             ("--cert", "cert", &self.cert),
             ("--key", "key", &self.key),
             ("--certs-dir", "certs_dir", &self.certs_dir),
+            ("--auth-secret-file", "auth.secret_file", &self.auth_secret_file),
+            ("--auth-key-file", "auth.key_file", &self.auth_key_file),
+            ("--auth-jwks", "auth.jwks", &self.auth_jwks),
             ("--log", "log", &self.log),
             ("--log-format", "log_format", &self.log_format),
         ];
@@ -137,7 +162,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{Addresses, IdentitySource, LogFormat};
+    use crate::config::{Addresses, IdentitySource, JwksPlace, LogFormat};
 
     fn serve(flags: &[&str]) -> SettingArgs {
         let line = ["handover", "serve"].iter().chain(flags);
@@ -180,6 +205,23 @@ mod tests {
         assert_eq!(config.identity, files);
         assert_eq!((config.log.filter.as_str(), config.log.format), ("debug", LogFormat::Json));
         assert_eq!(config.limits.rooms, 5);
+
+        let flags = [
+            "--auth-secret-file=s",
+            "--auth-key-file=k.pem",
+            "--auth-jwks=j.json",
+            "--auth-issuer=i",
+            "--auth-issuer=j",
+            "--auth-audience=a",
+        ];
+        let auth = load(&flags, &[]).unwrap().config.auth.unwrap();
+        assert_eq!(auth.secret_file, Some("s".into()));
+        assert_eq!(auth.key_file, Some("k.pem".into()));
+        assert_eq!(auth.jwks, Some(JwksPlace::File("j.json".into())));
+        assert_eq!(
+            (auth.issuers, auth.audiences),
+            (vec!["i".into(), "j".into()], vec!["a".into()])
+        );
 
         let config = load(&["--certs-dir", "elsewhere"], &[]).unwrap().config;
         assert_eq!(config.identity, IdentitySource::SelfMade { dir: "elsewhere".into() });

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
+use crate::auth::KeyError;
 use crate::config::ConfigError;
 use crate::tls::IdentityError;
 
@@ -16,6 +17,9 @@ pub enum StartError {
     /// It has no certificate to show.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// It cannot check tokens.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
     /// An address cannot be listened on.
     #[error("cannot listen on {address} ({socket}): {}", bind_reason(*socket, source))]
     Bind {

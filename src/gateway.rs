@@ -1,6 +1,6 @@
 //! Builds every part in order, owns every task, and takes them down again.
 //!
-//! The order: what can fail because of the operator's settings comes first (identity, sockets),
+//! The order: what can fail because of the operator's settings comes first (identity, keys, sockets),
 //! so that nothing runs yet when it does; then the broker, the router, and last the accept
 //! loops, so that nobody is let in before everything behind the door is there.
 
@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::auth::Authority;
 use crate::broker::memory::MemoryBroker;
 use crate::clock::Clock;
 use crate::config::{Addresses, Caller, Config};
@@ -69,6 +70,12 @@ impl Gateway {
         let now = clock.unix_now();
         let tls = Arc::new(Tls::open(&config.identity, &config.listen.list, now)?);
 
+        let authority = config
+            .auth
+            .map(|auth| Authority::open(auth, config.limits.metadata_bytes, clock, metrics.clone()))
+            .transpose()?
+            .map(Arc::new);
+
         let settings = transport::Settings {
             heartbeat: config.heartbeat,
             message_bytes: config.limits.message_bytes as usize,
@@ -92,6 +99,9 @@ impl Gateway {
             stopping.clone(),
         );
         tasks.spawn(tls.clone().keep_fresh(clock, metrics.clone(), stopping.clone()));
+        if let Some(authority) = &authority {
+            tasks.spawn(authority.clone().keep_fresh(stopping.clone()));
+        }
 
         let shared = Arc::new(connection::Shared {
             settings: server::Settings {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod auth;
 pub mod broker;
 pub mod cli;
 pub mod clock;
@@ -20,5 +21,6 @@ pub mod quality;
 pub mod router;
 pub mod telemetry;
 pub mod tls;
+pub mod token;
 pub mod transport;
 pub mod trust;

@@ -16,6 +16,7 @@ use handover::join::JoinArgs;
 use handover::load::LoadArgs;
 use handover::telemetry::logs;
 use handover::tls::{Identity, Tls};
+use handover::token::TokenArgs;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         Command::Serve(settings) => serve(&settings),
         Command::Join(args) => join(args),
         Command::Load(args) => load(&args),
+        Command::Token(args) => token(*args),
         Command::Config(ConfigCommand::Check(settings)) => check(&settings),
         Command::Config(ConfigCommand::Print(settings)) => print(&settings),
     };
@@ -66,6 +68,10 @@ fn load(args: &LoadArgs) -> Outcome {
     let report = runtime.block_on(handover::load::run(args))?;
     say(&report.to_string());
     if report.is_good() { Ok(()) } else { Err("a promise was broken".into()) }
+
+fn token(args: TokenArgs) -> Outcome {
+    say(&format!("{}\n", args.mint(Clock::start().unix_now())?));
+    Ok(())
 }
 
 fn serve(settings: &SettingArgs) -> Outcome {

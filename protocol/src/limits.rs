@@ -23,6 +23,8 @@ pub const ROOMS_MAX: usize = 64;
 pub const POSITION_EVERY: u64 = 64;
 /// ... and at the latest this long after the first of them.
 pub const POSITION_AFTER: Duration = Duration::from_secs(5);
+/// `expiring` comes this long before a token's end, or half its life if that is shorter.
+pub const EXPIRING_AHEAD: Duration = Duration::from_secs(60);
 /// A member without a connection is `away` after this.
 pub const AWAY_AFTER: Duration = Duration::from_secs(2);
 /// Logs keep entries this much longer than the resume window.

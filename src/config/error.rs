@@ -74,7 +74,8 @@ pub enum ConfigError {
     /// Anonymous clients would be let in from other machines.
     #[error(
         "{place}: `{key}` opens {address} beyond this machine, where anybody who reaches it could \
-         join any room; listen on 127.0.0.1 and [::1] only, or say --allow-anonymous if that is meant"
+         join any room; listen on 127.0.0.1 and [::1] only, ask for tokens (auth.secret_file, \
+         auth.key_file or auth.jwks), or say --allow-anonymous if that is meant"
     )]
     AnonymousBeyondLoopback {
         /// Where the listener was set.
@@ -83,6 +84,26 @@ pub enum ConfigError {
         key: &'static str,
         /// The listener.
         address: SocketAddr,
+    },
+    /// Tokens are asked for and not asked for.
+    #[error(
+        "{place}: `allow_anonymous` is set although keys are (auth.secret_file, auth.key_file or \
+         auth.jwks), with which everybody needs a token; remove one of the two"
+    )]
+    AnonymousWithKeys {
+        /// Where `allow_anonymous` was set.
+        place: Origin,
+    },
+    /// A setting about tokens where none are asked for.
+    #[error(
+        "{place}: `{key}` has no effect without keys; set auth.secret_file, auth.key_file or \
+         auth.jwks too"
+    )]
+    NoKeys {
+        /// Where it was set.
+        place: Origin,
+        /// The setting.
+        key: &'static str,
     },
     /// The plain-HTTP listener would carry secrets in the clear.
     #[error(

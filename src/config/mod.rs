@@ -12,6 +12,7 @@ mod read;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod value;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ pub use error::ConfigError;
 pub use layer::Origin;
 pub use origins::{Caller, Origins};
 pub use read::{CONFIG_VARIABLE, FlagValue, environment};
+pub use tokens::JwksPlace;
 pub use value::{LogFilter, LogFormat};
 
 use layer::Found;
@@ -45,6 +47,8 @@ pub struct Config {
     pub allow_anonymous: bool,
     /// Where the certificate comes from.
     pub identity: IdentitySource,
+    /// Whose tokens are taken; nobody is asked for one where this is absent.
+    pub auth: Option<Auth>,
     /// What is logged and how.
     pub log: Log,
     /// Between signs of life.
@@ -80,6 +84,29 @@ pub enum IdentitySource {
         /// Created where it does not exist.
         dir: PathBuf,
     },
+}
+
+/// Whose tokens are taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Auth {
+    /// A secret shared with the issuer (HS256).
+    pub secret_file: Option<PathBuf>,
+    /// Public keys (PEM).
+    pub key_file: Option<PathBuf>,
+    /// Keys with names.
+    pub jwks: Option<JwksPlace>,
+    /// Whom to trust when the JWKS is fetched, instead of the system's authorities (PEM).
+    pub jwks_ca: Option<PathBuf>,
+    /// It is fetched again after this,
+    pub jwks_refresh: Duration,
+    /// and for a token whose key is not known, but not sooner than this.
+    pub jwks_pause: Duration,
+    /// `iss` is one of these; anything if there are none.
+    pub issuers: Vec<String>,
+    /// `aud` has one of these; absent if there are none.
+    pub audiences: Vec<String>,
+    /// How far clocks may be apart.
+    pub leeway: Duration,
 }
 
 /// What is logged and how.
@@ -164,6 +191,7 @@ impl Config {
     fn of(settings: Settings) -> Self {
         let resume_window = settings.resume_window_ms.value.millis();
         let age = resume_window.saturating_add(RETENTION_MARGIN);
+        let auth = auth(&settings);
         let identity = match (settings.cert.value, settings.key.value) {
             (Some(cert), Some(key)) => IdentitySource::Files { cert, key },
             _ => IdentitySource::SelfMade { dir: settings.certs_dir.value },
@@ -174,6 +202,7 @@ impl Config {
             origins: settings.origins.value,
             allow_anonymous: settings.allow_anonymous.value,
             identity,
+            auth,
             log: Log { filter: settings.log.value, format: settings.log_format.value },
             heartbeat: settings.heartbeat_ms.value.millis(),
             resume_window,
@@ -211,10 +240,29 @@ impl Config {
     }
 }
 
+/// The settings that say whose tokens are taken, if one of those is set that name keys.
+fn auth(settings: &Settings) -> Option<Auth> {
+    let has_keys = settings.auth_secret_file.value.is_some()
+        || settings.auth_key_file.value.is_some()
+        || settings.auth_jwks.value.is_some();
+    has_keys.then(|| Auth {
+        secret_file: settings.auth_secret_file.value.clone(),
+        key_file: settings.auth_key_file.value.clone(),
+        jwks: settings.auth_jwks.value.clone(),
+        jwks_ca: settings.auth_jwks_ca.value.clone(),
+        jwks_refresh: Duration::from_secs(settings.auth_jwks_refresh_s.value.0),
+        jwks_pause: settings.auth_jwks_pause_ms.value.millis(),
+        issuers: settings.auth_issuer.value.0.clone(),
+        audiences: settings.auth_audience.value.0.clone(),
+        leeway: Duration::from_secs(settings.auth_leeway_s.value.0),
+    })
+}
+
 /// What no setting can know of itself.
 fn check(settings: &Settings) -> Result<(), ConfigError> {
     check_identity(&settings.cert, "cert", &settings.key, "key")?;
     check_identity(&settings.key, "key", &settings.cert, "cert")?;
+    check_auth(settings)?;
     check_reach(settings)?;
 
     let message = Bound::of("limits.message_bytes", &settings.message_bytes);
@@ -236,6 +284,30 @@ fn check_identity(
     Ok(())
 }
 
+/// Whether what is said of tokens has an effect, and no other than is meant.
+fn check_auth(settings: &Settings) -> Result<(), ConfigError> {
+    if auth(settings).is_some() {
+        if settings.allow_anonymous.value {
+            let place = settings.allow_anonymous.origin.clone();
+            return Err(ConfigError::AnonymousWithKeys { place });
+        }
+        return Ok(());
+    }
+    for (key, origin) in [
+        ("auth.issuer", &settings.auth_issuer.origin),
+        ("auth.audience", &settings.auth_audience.origin),
+        ("auth.leeway_s", &settings.auth_leeway_s.origin),
+        ("auth.jwks_ca", &settings.auth_jwks_ca.origin),
+        ("auth.jwks_refresh_s", &settings.auth_jwks_refresh_s.origin),
+        ("auth.jwks_pause_ms", &settings.auth_jwks_pause_ms.origin),
+    ] {
+        if *origin != Origin::Default {
+            return Err(ConfigError::NoKeys { place: origin.clone(), key });
+        }
+    }
+    Ok(())
+}
+
 /// Who can reach which listener.
 fn check_reach(settings: &Settings) -> Result<(), ConfigError> {
     let (listen, http) = (&settings.listen, &settings.http);
@@ -247,7 +319,7 @@ fn check_reach(settings: &Settings) -> Result<(), ConfigError> {
     if let Some(address) = remote_http.filter(|_| !settings.allow_remote_http.value) {
         return Err(ConfigError::HttpBeyondLoopback { place: http.origin.clone(), address });
     }
-    if settings.allow_anonymous.value {
+    if settings.allow_anonymous.value || auth(settings).is_some() {
         return Ok(());
     }
     let listen = listen.value.0.beyond_loopback().map(|a| ("listen", a, &listen.origin));

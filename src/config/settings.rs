@@ -9,6 +9,7 @@ use super::error::ConfigError;
 use super::layer::{Found, Origin};
 use super::origins::Origins;
 use super::read::CONFIG_VARIABLE;
+use super::tokens::{JwksPlace, Names};
 use super::value::{Count, Expected, IceServers, LogFilter, LogFormat, Raw, Value};
 
 /// One line of the effective configuration.
@@ -113,6 +114,24 @@ settings! {
     hello_timeout_ms: Count<10, 600_000> = Count(5_000), "hello_timeout_ms";
     /// Connections are cut this long after the drain began.
     drain_timeout_ms: Count<0, 3_600_000> = Count(10_000), "drain_timeout_ms";
+    /// File with the secret that tokens are signed with (HS256).
+    auth_secret_file: Option<PathBuf> = None, "auth.secret_file";
+    /// PEM file with the public keys of those who sign tokens.
+    auth_key_file: Option<PathBuf> = None, "auth.key_file";
+    /// File or address of such keys.
+    auth_jwks: Option<JwksPlace> = None, "auth.jwks";
+    /// Authorities that signed that address's certificate.
+    auth_jwks_ca: Option<PathBuf> = None, "auth.jwks_ca";
+    /// It is fetched anew this often,
+    auth_jwks_refresh_s: Count<10, 86_400> = Count(600), "auth.jwks_refresh_s";
+    /// and never more often than this.
+    auth_jwks_pause_ms: Count<0, 3_600_000> = Count(10_000), "auth.jwks_pause_ms";
+    /// What tokens have to have as `iss`.
+    auth_issuer: Names = Names::default(), "auth.issuer";
+    /// What tokens have to have in `aud`.
+    auth_audience: Names = Names::default(), "auth.audience";
+    /// How far clocks may be apart.
+    auth_leeway_s: Count<0, 600> = Count(30), "auth.leeway_s";
     /// See `Limits`.
     message_bytes: Count<1_024, 1_048_576> = Count(65_536), "limits.message_bytes";
     /// See `Limits`.

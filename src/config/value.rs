@@ -66,7 +66,7 @@ fn split(text: &str) -> Vec<String> {
     text.split(',').map(|part| part.trim().to_owned()).collect()
 }
 
-fn text(raw: Raw<'_>) -> Option<&str> {
+pub(super) fn text(raw: Raw<'_>) -> Option<&str> {
     match raw {
         Raw::Text(text) => Some(text),
         Raw::Toml(value) => value.as_str(),

@@ -48,6 +48,11 @@ struct ByCode {
     code: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByOutcome {
+    outcome: &'static str,
+}
+
 #[derive(Clone, Debug)]
 struct TransportMetrics {
     open: Gauge,
@@ -79,6 +84,8 @@ pub struct Metrics {
     resets: Family<ByReason, Counter>,
     refusals: Family<ByCode, Counter>,
     migrations: Counter,
+    tokens_refused: Family<ByReason, Counter>,
+    jwks_fetches: Family<ByOutcome, Counter>,
     panics: Counter,
     certificate_expires: Gauge,
     udp_receive_buffer: Gauge,
@@ -151,6 +158,11 @@ impl Default for Metrics {
             migrations.clone(),
         );
 
+        let tokens_refused = Family::default();
+        registry.register("tokens_refused", "Tokens not taken, by why", tokens_refused.clone());
+        let jwks_fetches = Family::default();
+        registry.register("jwks_fetches", "Fetches of the JWKS", jwks_fetches.clone());
+
         let panics = Counter::default();
         registry.register("panics", "Connections ended by a fault of ours", panics.clone());
 
@@ -190,6 +202,8 @@ impl Default for Metrics {
             resets,
             refusals,
             migrations,
+            tokens_refused,
+            jwks_fetches,
             panics,
             certificate_expires,
             udp_receive_buffer,
@@ -334,6 +348,17 @@ impl Metrics {
         self.migrations.inc();
     }
 
+    /// A token was not taken.
+    pub fn token_refused(&self, reason: &'static str) {
+        self.tokens_refused.get_or_create(&ByReason { reason }).inc();
+    }
+
+    /// The JWKS was fetched, or could not be.
+    pub fn jwks_fetched(&self, good: bool) {
+        let outcome = if good { "ok" } else { "failed" };
+        self.jwks_fetches.get_or_create(&ByOutcome { outcome }).inc();
+    }
+
     /// A certificate is in use.
     pub fn certificate(&self, expires: UnixTime) {
         self.certificate_expires.set(i64::try_from(expires.as_secs()).unwrap_or(i64::MAX));
@@ -377,6 +402,8 @@ mod tests {
         metrics.reset(ResetReason::Ahead);
         metrics.refused(ErrorCode::SeqGap);
         metrics.migrated();
+        metrics.token_refused("expired");
+        metrics.jwks_fetched(true);
         metrics.certificate(UnixTime::from_secs(1_800_000_000));
         metrics.udp_receive_buffer(4096);
 
@@ -405,6 +432,8 @@ mod tests {
             "handover_resets_total{reason=\"ahead\"} 1",
             "handover_refusals_total{code=\"seq_gap\"} 1",
             "handover_migrations_total 1",
+            "handover_tokens_refused_total{reason=\"expired\"} 1",
+            "handover_jwks_fetches_total{outcome=\"ok\"} 1",
             "handover_certificate_expires_seconds 1800000000",
             "handover_udp_receive_buffer_bytes 4096",
         ] {

@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod client;
+pub mod grant;
 mod membership;
 pub mod outbox;
 pub mod server;
