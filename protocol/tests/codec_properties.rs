@@ -53,6 +53,21 @@ proptest! {
         prop_assert_eq!(codec.decode_server(&bytes), Ok(message));
     }
 
+    /// A length that is announced and not there makes nothing be allocated.
+    #[test]
+    fn lengths_that_lie_cost_nothing(message in server_message(), client in client_message()) {
+        // A number of 64 bits, in the way bincode writes one.
+        let huge = [[253].as_slice(), &(u64::MAX / 4).to_le_bytes()].concat();
+        for bytes in [
+            Codec::Bincode.encode_server(&message).payload(),
+            Codec::Bincode.encode_client(&client).payload(),
+        ] {
+            for at in 0..bytes.len().min(200) {
+                feed(&[&bytes[..at], &huge, &bytes[at + 1..]].concat())?;
+            }
+        }
+    }
+
     /// A sender on JSON, a receiver on bincode, one on JSON: all have the sender's very bytes.
     #[test]
     fn a_body_passes_byte_for_byte(text in json_text(), space in "[ \t\r\n]{0,3}") {

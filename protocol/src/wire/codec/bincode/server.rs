@@ -236,8 +236,8 @@ pub(in super::super) fn decode_server(payload: &[u8]) -> Result<ServerMessage, D
         }
         ERROR => ServerMessage::Error(error(r)?),
         CLOSE => {
-            let (code, reason, retry_after): (u16, String, Option<u64>) = r.get()?;
-            ServerMessage::Close(Close { code, reason, retry_after })
+            let (code, reason, retry_after): (u16, &str, Option<u64>) = r.get()?;
+            ServerMessage::Close(Close { code, reason: reason.into(), retry_after })
         }
         _ => return Err(DecodeError::refused(Refusal::unknown_type(), Reference::default())),
     })
@@ -246,7 +246,7 @@ pub(in super::super) fn decode_server(payload: &[u8]) -> Result<ServerMessage, D
 fn welcome(r: &mut Reader<'_>) -> Result<Welcome, DecodeError> {
     Ok(Welcome {
         session: name("session", SessionId::parse(r.get()?))?,
-        secret: Secret::new(r.get()?),
+        secret: Secret::new(r.text()?),
         peer: r.peer()?,
         user: r.user()?,
         resumed: r.get()?,
@@ -283,9 +283,9 @@ fn presence(r: &mut Reader<'_>) -> Result<MemberPresence, DecodeError> {
 
 fn ice_server(r: &mut Reader<'_>) -> Result<IceServer, DecodeError> {
     Ok(IceServer {
-        urls: r.list(Reader::get)?,
-        username: r.get()?,
-        credential: r.get::<Option<String>>()?.map(Secret::new),
+        urls: r.list(Reader::text)?,
+        username: r.get::<Option<&str>>()?.map(Into::into),
+        credential: r.get::<Option<&str>>()?.map(|text| Secret::new(text.into())),
     })
 }
 
@@ -293,7 +293,7 @@ fn error(r: &mut Reader<'_>) -> Result<Error, DecodeError> {
     Ok(Error {
         // A code of a later version is final, like this one.
         code: r.word()?.unwrap_or(ErrorCode::BadRequest),
-        message: r.get()?,
+        message: r.text()?,
         reference: Reference {
             id: r.get()?,
             room: r.get::<Option<&str>>()?.and_then(|text| RoomName::parse(text).ok()),
@@ -306,6 +306,12 @@ fn error(r: &mut Reader<'_>) -> Result<Error, DecodeError> {
 }
 
 impl Reader<'_> {
+    /// Read in place and then copied: an owned text is allocated as long as it claims to be,
+    /// before anything of it is there.
+    fn text(&mut self) -> Result<String, DecodeError> {
+        self.get::<&str>().map(str::to_owned)
+    }
+
     fn room(&mut self) -> Result<RoomName, DecodeError> {
         name("room", RoomName::parse(self.get()?))
     }
