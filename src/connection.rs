@@ -5,6 +5,7 @@
 //! what is to be sent (signal before ephemeral before bulk), then what has arrived.
 
 mod arrivals;
+mod door;
 mod output;
 
 use std::future::{Future, poll_fn};
@@ -25,7 +26,9 @@ use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
 use self::arrivals::Arrivals;
+use self::door::Refreshing;
 use self::output::Sent;
+use crate::auth::Authority;
 use crate::clock::Clock;
 use crate::quality::QualityMeter;
 use crate::router::Router;
@@ -44,6 +47,8 @@ pub struct Shared {
     pub settings: Settings,
     /// When a `hello` must have come.
     pub hello_timeout: Duration,
+    /// Looks at tokens; nobody is asked for one where this is absent.
+    pub authority: Option<Arc<Authority>>,
     /// The rooms.
     pub router: Router,
     /// The time.
@@ -171,6 +176,8 @@ struct Pump<T> {
     /// The rooms of the session's memberships.
     rooms: Vec<(Slot, RoomName, RoomHandle)>,
     blocked: PerLane<Option<Blocked>>,
+    /// A newer token is being looked at.
+    refreshing: Option<Refreshing>,
     /// The client said `bye`: the session is no more.
     ended: bool,
     /// Bulk and ephemeral take turns, so that neither starves the other.
@@ -204,6 +211,7 @@ impl<T: Transport> Pump<T> {
             seat: None,
             rooms: Vec::new(),
             blocked: PerLane { signal: None, bulk: None },
+            refreshing: None,
             ended: false,
             bulk_next: false,
             started: now,
@@ -237,7 +245,12 @@ impl<T: Transport> Pump<T> {
     async fn open(&mut self, hello: Hello) {
         let agent = hello.agent.as_deref().map(|agent| agent.chars().take(64).collect::<String>());
         let resuming = hello.resume.is_some();
-        match self.shared.router.open(hello, self.mailbox.clone()).await {
+        let admitted = self.shared.admit(&hello).await;
+        let opened = match admitted {
+            Ok(admission) => self.shared.router.open(hello, admission, self.mailbox.clone()).await,
+            Err(refusal) => Err(refusal),
+        };
+        match opened {
             Ok((seat, opened, rooms)) => {
                 tracing::debug!(
                     session = %opened.session, peer = %opened.peer, resuming,
@@ -277,6 +290,7 @@ impl<T: Transport> Pump<T> {
                 return Poll::Ready(event);
             }
             self.poll_blocked(cx);
+            self.poll_refreshing(cx);
             // What has arrived goes first, so that one write carries all there is to say to it.
             let intake = self.intake();
             let ended = match self.arrivals.poll(cx, &mut self.transport, intake) {
@@ -370,6 +384,7 @@ impl<T: Transport> Pump<T> {
                 Action::End => return Some(Event::EndSession),
                 Action::Forget(slot) => self.rooms.retain(|(taken, ..)| *taken != slot),
                 Action::Request(request) => self.request(request),
+                Action::Refresh { id, token } => self.refresh(id, token),
             }
         }
         None

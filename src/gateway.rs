@@ -112,6 +112,7 @@ impl Gateway {
                 ice_ttl: config.ice.ttl,
             },
             hello_timeout: config.hello_timeout,
+            authority,
             router: router.clone(),
             clock,
             metrics: metrics.clone(),

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::Parser;
+use handover::auth;
 use handover::cli::{Cli, Command, ConfigCommand, SettingArgs};
 use handover::clock::Clock;
 use handover::config::{Config, IdentitySource, Log, LogFormat};
@@ -44,6 +45,9 @@ fn check(settings: &SettingArgs) -> Outcome {
     // An operator's files are only read; a certificate of our own would be made.
     if let IdentitySource::Files { .. } = config.identity {
         Tls::open(&config.identity, &config.listen.list, Clock::start().unix_now())?;
+    }
+    if let Some(auth) = &config.auth {
+        auth::check_files(auth)?;
     }
     say("the configuration is good\n");
     Ok(())
@@ -84,8 +88,12 @@ fn serve(settings: &SettingArgs) -> Outcome {
 async fn run(config: Config) -> Outcome {
     // Before anything listens, so that no signal finds the process unprepared.
     let mut signals = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
-    if config.allow_anonymous {
+    if config.auth.is_some() {
+        tracing::info!("everybody needs a token");
+    } else if config.allow_anonymous {
         tracing::warn!("anybody who can reach the gateway may use it: allow_anonymous is set");
+    } else {
+        tracing::info!("nobody is asked for a token; only this machine can reach the gateway");
     }
     let gateway = Gateway::start(config).await?;
     say(&announcement(gateway.listening(), gateway.http(), &gateway.identity()));

@@ -15,6 +15,7 @@ mod source;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use handover_protocol::session::grant::Admission;
 use handover_protocol::time::Time;
 use handover_protocol::wire::Secret;
@@ -183,6 +184,8 @@ impl Authority {
                 self.metrics.jwks_fetched(fetch_error.is_none());
                 let now = self.clock.now();
                 fetch_due = now + next;
+                // Whoever asked meanwhile has waited for this one.
+                let _ = self.wanted.notified().now_or_never();
                 self.fetched.send_replace(Some(now));
             }
             let due = if self.fetcher.is_some() { fetch_due.min(files_due) } else { files_due };
@@ -215,6 +218,16 @@ fn note(last: &mut Option<String>, sentence: String) {
         tracing::error!("the keys in use stay: {sentence}");
     }
     *last = Some(sentence);
+}
+
+/// Whether the files that `auth` names could be used; nothing is fetched.
+pub fn check_files(auth: &Auth) -> Result<(), KeyError> {
+    signature::install();
+    source::keys_in_files(auth)?;
+    if let Some(JwksPlace::Url(url)) = &auth.jwks {
+        Fetcher::new(url, auth.jwks_ca.as_deref())?;
+    }
+    Ok(())
 }
 
 /// Without the keys.

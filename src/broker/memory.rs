@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use handover_protocol::limits::{ROOM_LINGER, SEQ_ROOMS_MAX};
 use handover_protocol::room::log::Read;
 use handover_protocol::room::{Refusal, Room, RoomLimits, Sent};
+use handover_protocol::session::grant::Admission;
 use handover_protocol::time::Time;
 use handover_protocol::wire::{Epoch, ErrorCode, LogLane, PerLane, RoomName, SessionId};
 use subtle::ConstantTimeEq;
@@ -73,6 +74,8 @@ impl Broker for MemoryBroker {
         &self,
         session: SessionId,
         secret_hash: [u8; 32],
+        presented: Option<Admission>,
+        unix_now: u64,
     ) -> Result<SessionRecord, ResumeError> {
         let mut state = self.state();
         let session = state.sessions.get_mut(&session).ok_or(ResumeError::Unknown)?;
@@ -80,9 +83,19 @@ impl Broker for MemoryBroker {
         if session.retired || !secret_fits {
             return Err(ResumeError::Unknown);
         }
+        let succeeded = session.record.admission.succeed(presented, unix_now);
+        session.record.admission = succeeded.map_err(ResumeError::Refused)?;
         session.record.generation += 1;
         let rooms = session.rooms.iter().cloned().collect();
         Ok(SessionRecord { rooms, ..session.record.clone() })
+    }
+
+    async fn readmit(&self, author: Author, admission: Admission) -> Result<bool, Unavailable> {
+        let mut state = self.state();
+        let session = state.sessions.get_mut(&author.session);
+        let current = |session: &&mut Session| session.record.generation == author.generation;
+        let current = session.filter(current);
+        Ok(current.map(|session| session.record.admission = admission).is_some())
     }
 
     async fn retire(&self, author: Author) -> Result<bool, Unavailable> {

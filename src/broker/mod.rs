@@ -20,6 +20,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use handover_protocol::room::entry::Entry;
 use handover_protocol::room::{Joining, Refusal, Sent, Snapshot};
+use handover_protocol::session::grant::Admission;
 use handover_protocol::time::Time;
 use handover_protocol::wire::message::{LeaveReason, Positions, Send as SendMessage};
 use handover_protocol::wire::{Epoch, Json, PeerId, PerLane, RoomName, SessionId, UserId};
@@ -37,8 +38,8 @@ pub struct SessionRecord {
     pub session: SessionId,
     /// Its public name inside rooms.
     pub peer: PeerId,
-    /// Who it belongs to.
-    pub user: Option<UserId>,
+    /// Whose it is, what it may do and until when.
+    pub admission: Admission,
     /// SHA-256 of its secret.
     pub secret_hash: [u8; 32],
     /// Raised by each resume; older ones are fenced out.
@@ -128,6 +129,9 @@ pub enum ResumeError {
     /// No such session, or not its secret.
     #[error("no such session")]
     Unknown,
+    /// What is presented is not what the session can go on under.
+    #[error("{}", _0.message)]
+    Refused(Refusal),
     /// See [`Unavailable`].
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -139,12 +143,20 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// Records a new session.
     async fn open(&self, record: SessionRecord) -> Result<(), Unavailable>;
 
-    /// Raises a session's generation, if the secret is its own, and returns the record.
+    /// Raises a session's generation and returns the record, if the secret is its own and
+    /// [`Admission::succeed`] finds that it may go on: under that admission from now on. Nothing
+    /// is changed otherwise. `unix_now` is in seconds since 1970.
     async fn resume(
         &self,
         session: SessionId,
         secret_hash: [u8; 32],
+        presented: Option<Admission>,
+        unix_now: u64,
     ) -> Result<SessionRecord, ResumeError>;
+
+    /// Has the session go on under `admission`, if `author` still speaks for it, and says
+    /// whether it does.
+    async fn readmit(&self, author: Author, admission: Admission) -> Result<bool, Unavailable>;
 
     /// Begins to end a session, if `author` still speaks for it, and says whether it does:
     /// from now on it cannot be resumed. What `author` asked of rooms before is still applied.

@@ -293,16 +293,10 @@ fn check_auth(settings: &Settings) -> Result<(), ConfigError> {
         }
         return Ok(());
     }
-    for (key, origin) in [
-        ("auth.issuer", &settings.auth_issuer.origin),
-        ("auth.audience", &settings.auth_audience.origin),
-        ("auth.leeway_s", &settings.auth_leeway_s.origin),
-        ("auth.jwks_ca", &settings.auth_jwks_ca.origin),
-        ("auth.jwks_refresh_s", &settings.auth_jwks_refresh_s.origin),
-        ("auth.jwks_pause_ms", &settings.auth_jwks_pause_ms.origin),
-    ] {
-        if *origin != Origin::Default {
-            return Err(ConfigError::NoKeys { place: origin.clone(), key });
+    let (issuer, audience) = (&settings.auth_issuer, &settings.auth_audience);
+    for (key, names) in [("auth.issuer", issuer), ("auth.audience", audience)] {
+        if !names.value.0.is_empty() {
+            return Err(ConfigError::NoKeys { place: names.origin.clone(), key });
         }
     }
     Ok(())

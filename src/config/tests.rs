@@ -115,6 +115,55 @@ fn every_setting_arrives() {
 }
 
 #[test]
+fn every_setting_of_tokens_arrives() {
+    let file = r#"
+        [auth]
+        secret_file = "secret"
+        key_file = "keys.pem"
+        jwks = "https://id.example.org/jwks.json"
+        jwks_ca = "ca.pem"
+        jwks_refresh_s = 60
+        jwks_pause_ms = 500
+        issuer = "https://id.example.org"
+        audience = ["calls", "games"]
+        leeway_s = 7
+    "#;
+    let auth = Auth {
+        secret_file: Some("secret".into()),
+        key_file: Some("keys.pem".into()),
+        jwks: Some(JwksPlace::Url("https://id.example.org/jwks.json".parse().unwrap())),
+        jwks_ca: Some("ca.pem".into()),
+        jwks_refresh: Duration::from_secs(60),
+        jwks_pause: Duration::from_millis(500),
+        issuers: vec!["https://id.example.org".into()],
+        audiences: vec!["calls".into(), "games".into()],
+        leeway: Duration::from_secs(7),
+    };
+    assert_eq!(load_all(file, &[], &[]).unwrap().config.auth, Some(auth));
+    for key in ["secret_file", "key_file", "jwks"] {
+        let config = load_all(&format!("auth.{key} = 'x'"), &[], &[]).unwrap().config;
+        assert!(config.auth.is_some(), "{key}");
+    }
+    assert_eq!(Config::default().auth, None);
+}
+
+#[test]
+fn tokens_are_asked_for_or_not() {
+    let keys = ("auth.secret_file = 's'", &[("HANDOVER_LISTEN", ":443")]);
+    let config = load_all(keys.0, keys.1, &[]).unwrap().config;
+    assert!(config.listen.beyond_loopback().is_some() && config.auth.is_some());
+    assert!(
+        refused("auth.secret_file = 's'", &[], &[("--allow-anonymous", "allow_anonymous", "true")])
+            .starts_with("flag --allow-anonymous: `allow_anonymous` is set although keys are")
+    );
+    for key in ["issuer", "audience"] {
+        let sentence = refused(&format!("auth.{key} = 'x'"), &[], &[]);
+        let start = format!("h.toml line 1: `auth.{key}` has no effect without keys");
+        assert!(sentence.starts_with(&start), "{sentence}");
+    }
+}
+
+#[test]
 fn the_default_is_the_contract() {
     let config = Config::default();
     assert_eq!(config, load(None, &BTreeMap::new(), &[]).unwrap().config);

@@ -17,6 +17,7 @@ use std::time::Duration;
 use handover_protocol::room::presence::{Due, Presence};
 use handover_protocol::room::{Refusal, RoomLimits};
 use handover_protocol::session::Slot;
+use handover_protocol::session::grant::{Admission, LAPSED, OTHER_USER, Pass, Right};
 use handover_protocol::session::server::{Opened, OpenedRoom};
 use handover_protocol::wire::message::{Hello, LeaveReason, Resume};
 use handover_protocol::wire::{ErrorCode, LogLane, PerLane, RoomName, SessionId};
@@ -128,29 +129,37 @@ impl Router {
         }
     }
 
-    /// Opens the session a `hello` asks for, for the connection behind `mailbox`.
+    /// Opens the session a `hello` asks for, for the connection behind `mailbox`. Without an
+    /// admission only a session that has one of its own can go on.
     pub async fn open(
         &self,
         hello: Hello,
+        admission: Option<Admission>,
         mailbox: Arc<Mailbox>,
     ) -> Result<SeatedSession, Refusal> {
-        match hello.resume {
-            None => self.open_new(mailbox).await,
-            Some(resume) => self.resume(resume, mailbox).await,
+        match (hello.resume, admission) {
+            (None, Some(admission)) => self.open_new(admission, mailbox).await,
+            (None, None) => Err(LAPSED),
+            (Some(resume), admission) => self.resume(resume, admission, mailbox).await,
         }
     }
 
-    async fn open_new(&self, mailbox: Arc<Mailbox>) -> Result<SeatedSession, Refusal> {
+    async fn open_new(
+        &self,
+        admission: Admission,
+        mailbox: Arc<Mailbox>,
+    ) -> Result<SeatedSession, Refusal> {
         let internal = |_| Refusal::new(ErrorCode::Internal, "no session can be made right now");
         let identifiers = &self.0.identifiers;
         let session = identifiers.session().map_err(internal)?;
         let peer = identifiers.peer().map_err(internal)?;
         let secret = identifiers.secret().map_err(internal)?;
-        let (user, generation) = (None, 1);
+        let (user, generation) = (admission.user.clone(), 1);
+        let pass = self.pass(&admission);
         let record = SessionRecord {
             session,
             peer,
-            user: user.clone(),
+            admission,
             secret_hash: identifiers::hash(&secret),
             generation,
             rooms: Vec::new(),
@@ -160,25 +169,37 @@ impl Router {
         let seat = Arc::new(Seat { author, user: user.clone(), mailbox });
         self.0.metrics.sessions.inc();
         self.take_seat(&seat);
-        let opened = Opened { session, secret, peer, user, resumed: None };
+        let opened = Opened { session, secret, peer, user, pass, resumed: None };
         Ok((seat, opened, Vec::new()))
     }
 
     async fn resume(
         &self,
         resume: Resume,
+        presented: Option<Admission>,
         mailbox: Arc<Mailbox>,
     ) -> Result<SeatedSession, Refusal> {
         let Resume { session, secret, .. } = resume;
         let hash = identifiers::hash(&secret);
-        let record = self.0.broker.resume(session, hash).await.map_err(|error| match error {
+        let unix_now = self.0.clock.unix_now().as_secs();
+        let resumed = self.0.broker.resume(session, hash, presented, unix_now).await;
+        let record = resumed.map_err(|error| match error {
             ResumeError::Unknown => SESSION_UNKNOWN,
+            ResumeError::Refused(refusal) => refusal,
             ResumeError::Unavailable(_) => UNAVAILABLE,
         })?;
-        let SessionRecord { peer, user, generation, rooms, .. } = record;
+        let SessionRecord { peer, admission, generation, rooms, .. } = record;
+        let (user, pass) = (admission.user.clone(), self.pass(&admission));
         let author = Author { session, peer, generation };
         let seat = Arc::new(Seat { author, user: user.clone(), mailbox });
         self.take_seat(&seat);
+        let allowed = |room: &RoomName| admission.grant.allows(room, Right::Join);
+        let (rooms, forbidden): (Vec<_>, Vec<_>) = rooms.into_iter().partition(allowed);
+        for room in forbidden {
+            // The client learns that it is lost: it is not among those it goes on in.
+            let remove = Command::Remove(author, LeaveReason::Kicked, None);
+            let _ = self.room(&room).sender(LogLane::Signal).send(remove).await;
+        }
         let mut attaching = Vec::with_capacity(rooms.len());
         for (index, room) in rooms.into_iter().enumerate() {
             let slot = Slot { index: index as u8, generation: index as u32 };
@@ -214,8 +235,25 @@ impl Router {
             self.lost(&seat, rooms).await;
             return Err(UNAVAILABLE);
         }
-        let opened = Opened { session, secret, peer, user, resumed: Some(opened) };
+        let opened = Opened { session, secret, peer, user, pass, resumed: Some(opened) };
         Ok((seat, opened, handles))
+    }
+
+    /// What an admission means on a connection here.
+    fn pass(&self, admission: &Admission) -> Pass {
+        let clock = &self.0.clock;
+        admission.pass(clock.now(), clock.unix_now().as_secs())
+    }
+
+    /// Has a session go on under a newer admission of the same user.
+    pub async fn readmit(&self, seat: &Seat, admission: Admission) -> Result<Pass, Refusal> {
+        if admission.user != seat.user {
+            return Err(OTHER_USER);
+        }
+        let pass = self.pass(&admission);
+        // One that has been replaced is about to learn that.
+        self.0.broker.readmit(seat.author, admission).await.map_err(|_| UNAVAILABLE)?;
+        Ok(pass)
     }
 
     /// Makes `seat` the session's connection. The older of two is told that it is replaced.

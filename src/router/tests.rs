@@ -47,7 +47,8 @@ async fn told(seat: &Seat) -> Notice {
 
 impl Member {
     async fn join(router: &Router) -> Member {
-        let (seat, ..) = router.open(hello(None), mailbox()).await.unwrap();
+        let (seat, ..) =
+            router.open(hello(None), Some(Admission::anonymous()), mailbox()).await.unwrap();
         let room = RoomName::parse("r").unwrap();
         let handle = router.room(&room);
         let member = Member { seat, room, handle };
@@ -141,10 +142,12 @@ async fn who_comes_while_the_gateway_goes_is_told_so() {
     let ann = Member::join(&router).await;
     router.drain(10);
     assert!(matches!(told(&ann.seat).await, Notice::Draining { reconnect_in: 0..10 }));
-    let (bob, ..) = router.open(hello(None), mailbox()).await.unwrap();
+    let (bob, ..) =
+        router.open(hello(None), Some(Admission::anonymous()), mailbox()).await.unwrap();
     assert!(matches!(told(&bob).await, Notice::Draining { .. }));
     router.stop();
-    let (cid, ..) = router.open(hello(None), mailbox()).await.unwrap();
+    let (cid, ..) =
+        router.open(hello(None), Some(Admission::anonymous()), mailbox()).await.unwrap();
     for seat in [&bob, &cid] {
         assert!(matches!(told(seat).await, Notice::Stop));
     }

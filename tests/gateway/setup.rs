@@ -118,10 +118,20 @@ pub struct Member {
 
 impl Member {
     pub async fn websocket(to: SocketAddr) -> Self {
-        Self::greet(Wire::WebSocket(Box::new(dial_websocket(to).await))).await
+        Self::over_websocket(to).await.greeted().await
     }
 
     pub async fn webtransport(to: SocketAddr) -> Self {
+        Self::over_webtransport(to).await.greeted().await
+    }
+
+    /// One that has said nothing yet.
+    pub async fn over_websocket(to: SocketAddr) -> Self {
+        Self::new(Wire::WebSocket(Box::new(dial_websocket(to).await)))
+    }
+
+    /// One that has said nothing on the signal stream yet.
+    pub async fn over_webtransport(to: SocketAddr) -> Self {
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let endpoint = quinn::Endpoint::client(local).unwrap();
         let dialled = endpoint.connect_with(any_certificate(), to, "localhost").unwrap();
@@ -133,16 +143,19 @@ impl Member {
         let mut bulk = Half::open(&session).await;
         bulk.write(r#"{"type":"lane","lane":"bulk"}"#).await;
         let streams = Streams { _endpoint: endpoint, session, signal, bulk };
-        Self::greet(Wire::WebTransport(Box::new(streams))).await
+        Self::new(Wire::WebTransport(Box::new(streams)))
     }
 
-    async fn greet(wire: Wire) -> Self {
+    fn new(wire: Wire) -> Self {
         let aside = [VecDeque::new(), VecDeque::new()];
-        let mut member = Member { wire, aside, next_id: 1, seqs: [0, 0], peer: String::new() };
-        member.send("signal", json!({"type": "hello", "version": 1})).await;
-        let welcome = member.expect("signal", "welcome").await;
-        member.peer = welcome["peer"].as_str().unwrap().to_owned();
-        member
+        Member { wire, aside, next_id: 1, seqs: [0, 0], peer: String::new() }
+    }
+
+    async fn greeted(mut self) -> Self {
+        self.send("signal", json!({"type": "hello", "version": 1})).await;
+        let welcome = self.expect("signal", "welcome").await;
+        self.peer = welcome["peer"].as_str().unwrap().to_owned();
+        self
     }
 
     pub async fn send(&mut self, lane: &str, message: Value) {

@@ -3,7 +3,7 @@
 //! Plain data: an authority outside makes it from a token, the session and the router act on
 //! it. Nothing is allowed that no rule allows.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -242,7 +242,8 @@ pub struct Lapse {
 impl Admission {
     /// Everybody's, where nobody is asked for a token.
     pub fn anonymous() -> Self {
-        Admission { user: None, grant: Arc::new(Grant::everything()), lapse: None }
+        static GRANT: LazyLock<Arc<Grant>> = LazyLock::new(|| Arc::new(Grant::everything()));
+        Admission { user: None, grant: GRANT.clone(), lapse: None }
     }
 
     /// Under what a session that was let in as `self` goes on: what is presented, if it is the
@@ -275,8 +276,8 @@ pub const OTHER_USER: Refusal =
 pub const LAPSED: Refusal =
     Refusal::new(ErrorCode::Unauthorized, "the session's token has expired; bring a new one");
 
-/// What holds on one connection.
-#[derive(Clone, Debug, PartialEq)]
+/// What holds on one connection; nothing, unless it says so.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pass {
     /// What the session may do.
     pub grant: Arc<Grant>,

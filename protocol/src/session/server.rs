@@ -8,10 +8,12 @@
 mod greeting;
 mod replies;
 mod requests;
+mod token;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use super::grant::Pass;
 use super::membership::{Membership, Next, Standing};
 use super::outbox::Outbox;
 use super::{Op, Request, RoomLog, Slot};
@@ -50,6 +52,13 @@ pub enum Action {
     End,
     /// A room's place is free: forget what was kept for it.
     Forget(Slot),
+    /// Look at a newer token, then call [`ServerSession::handle_refreshed`].
+    Refresh {
+        /// Request number.
+        id: u64,
+        /// The token.
+        token: Secret,
+    },
 }
 
 /// Something worth counting.
@@ -74,6 +83,8 @@ pub struct Opened<L> {
     pub peer: PeerId,
     /// Who it belongs to.
     pub user: Option<UserId>,
+    /// What it may do.
+    pub pass: Pass,
     /// The rooms it is a member of, if it was resumed.
     pub resumed: Option<Vec<OpenedRoom<L>>>,
 }
@@ -130,6 +141,9 @@ pub struct ServerSession<L> {
     codec: Codec,
     streams: Streams,
     phase: Phase,
+    pass: Pass,
+    /// The client knows that its token ends soon.
+    told_of_end: bool,
     memberships: Vec<Membership<L>>,
     /// Rooms that may have something to send, by slot, per lane.
     news: PerLane<u64>,
@@ -153,6 +167,8 @@ impl<L: RoomLog> ServerSession<L> {
             codec,
             streams,
             phase: Phase::Greeting { refused: 0, ignoring: false },
+            pass: Pass::default(),
+            told_of_end: false,
             memberships: Vec::new(),
             news: PerLane::default(),
             turn: PerLane::default(),
@@ -278,11 +294,13 @@ impl<L: RoomLog> ServerSession<L> {
 
     /// When [`ServerSession::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Time> {
-        self.memberships.iter().filter_map(|m| m.untold_since).min().map(|at| at + POSITION_AFTER)
+        let untold = self.memberships.iter().filter_map(|m| m.untold_since).min();
+        [untold.map(|at| at + POSITION_AFTER), self.token_timeout()].into_iter().flatten().min()
     }
 
-    /// Tells the client positions it has not been told of for a while.
+    /// Tells the client what it has not been told of for a while, and of its token's end.
     pub fn handle_timeout(&mut self, now: Time) {
+        self.handle_token_timeout(now);
         for index in 0..self.memberships.len() {
             let due = |since: Time| now >= since + POSITION_AFTER;
             if self.memberships[index].untold_since.is_some_and(due) {

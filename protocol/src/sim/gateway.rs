@@ -5,6 +5,7 @@
 //! [`Gateway::run`] for all there is. So a simulation chooses the order of everything that a
 //! real gateway leaves to chance.
 
+mod door;
 mod rooms;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,17 +15,18 @@ use self::rooms::{Command, LiveRoom, SimLog};
 use super::Rng;
 use super::fault::{Fault, Saboteur};
 use crate::limits::{HELLO_TIMEOUT, ROOM_LINGER};
+use crate::room::RoomLimits;
 use crate::room::entry::Entry;
 use crate::room::presence::{Due, Presence};
-use crate::room::{Refusal, RoomLimits};
+use crate::session::grant::Admission;
 use crate::session::outbox::EphemeralRing;
-use crate::session::server::{Action, Opened, OpenedRoom, ServerSession, Settings, Streams};
+use crate::session::server::{Action, ServerSession, Settings, Streams};
 use crate::session::{Reply, Slot};
 use crate::time::Time;
 use crate::wire::frame::Frame;
-use crate::wire::message::{Close, Hello, LeaveReason, Member, Resume, ServerMessage};
+use crate::wire::message::{Close, Hello, LeaveReason, Member, ServerMessage};
 use crate::wire::{
-    CloseCode, Codec, Epoch, ErrorCode, Lane, LogLane, PeerId, PerLane, RoomName, Secret, SessionId,
+    CloseCode, Codec, Epoch, Lane, LogLane, PeerId, PerLane, RoomName, Secret, SessionId,
 };
 
 /// A connection as the gateway numbers it.
@@ -63,6 +65,7 @@ struct Session {
     peer: PeerId,
     generation: u64,
     rooms: BTreeSet<RoomName>,
+    admission: Admission,
     connection: Option<ConnectionId>,
 }
 
@@ -74,6 +77,8 @@ pub struct Gateway {
     saboteur: Saboteur,
     /// One in so many changes of a room fails, for the client at least.
     mishaps: Option<(u64, Rng)>,
+    /// What each token allows; nobody is asked for one while there are none.
+    tokens: BTreeMap<String, Admission>,
     connections: BTreeMap<ConnectionId, Connection>,
     sessions: BTreeMap<SessionId, Session>,
     presence: Presence,
@@ -92,6 +97,7 @@ impl Gateway {
             limits,
             saboteur: Saboteur::default(),
             mishaps: None,
+            tokens: BTreeMap::new(),
             connections: BTreeMap::new(),
             sessions: BTreeMap::new(),
             presence,
@@ -188,6 +194,9 @@ impl Gateway {
             match connection.session.poll_action() {
                 None => return,
                 Some(Action::Open(hello)) => connection.opening = Some(*hello),
+                Some(Action::Refresh { id: request, token }) => {
+                    self.refresh(now, id, request, &token);
+                }
                 Some(Action::Forget(slot)) => connection.rooms.retain(|(taken, _)| *taken != slot),
                 Some(Action::Request(request)) => {
                     let Some(author) = connection.author else { return };
@@ -221,82 +230,6 @@ impl Gateway {
     pub fn opening(&self) -> Vec<ConnectionId> {
         let opening = |(_, connection): &(&ConnectionId, &Connection)| connection.opening.is_some();
         self.connections.iter().filter(opening).map(|(id, _)| *id).collect()
-    }
-
-    /// Opens the session that a connection's `hello` asked for.
-    pub fn open(&mut self, now: Time, id: ConnectionId) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        match connection.opening.take() {
-            None => {}
-            Some(Hello { resume: None, .. }) => self.open_new(id),
-            Some(Hello { resume: Some(resume), .. }) => self.resume(now, id, &resume),
-        }
-        self.act(now, id);
-    }
-
-    fn open_new(&mut self, id: ConnectionId) {
-        self.named += 1;
-        let name = |kind: &str| format!("{kind}{}", self.named);
-        let (Ok(session), Ok(peer)) = (SessionId::parse(&name("s")), PeerId::parse(&name("p")))
-        else {
-            return;
-        };
-        let secret = Secret::new(name("secret of "));
-        let (generation, connection) = (1, Some(id));
-        let record = Session {
-            secret: secret.clone(),
-            peer,
-            generation,
-            rooms: BTreeSet::new(),
-            connection,
-        };
-        self.sessions.insert(session, record);
-        let opened = Opened { session, secret, peer, user: None, resumed: None };
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.author = Some(Author { session, peer, generation });
-            connection.session.handle_opened(&self.settings, opened);
-        }
-    }
-
-    fn resume(&mut self, now: Time, id: ConnectionId, resume: &Resume) {
-        let record = self.sessions.get_mut(&resume.session);
-        let Some(record) = record.filter(|record| record.secret == resume.secret) else {
-            let refusal = Refusal::new(ErrorCode::SessionUnknown, "no such session");
-            if let Some(connection) = self.connections.get_mut(&id) {
-                connection.session.handle_refused(&refusal, None);
-            }
-            return;
-        };
-        record.generation += 1;
-        let (peer, generation) = (record.peer, record.generation);
-        let older = record.connection.replace(id);
-        let names: Vec<_> = record.rooms.iter().cloned().collect();
-        let session = resume.session;
-        self.presence.handle_back(session);
-        if let Some(older) = older.and_then(|older| self.connections.get_mut(&older)) {
-            older.cut_short = Some(Close::new(CloseCode::Replaced));
-        }
-        let mut rooms = Vec::new();
-        for (index, name) in names.into_iter().enumerate() {
-            self.turn(now, &name);
-            let slot = Slot { index: index as u8, generation: index as u32 };
-            let Some(live) = self.rooms.get_mut(&name) else { continue };
-            if !live.room.borrow().is_member(peer) {
-                continue;
-            }
-            let back = live.room.borrow_mut().mark_away(now, peer, false);
-            live.seat(peer, id, slot);
-            let (log, seq) = (live.log(&self.saboteur), live.room.borrow().seq(peer));
-            self.note(&name, back);
-            rooms.push(OpenedRoom { slot, room: name, log, seq });
-        }
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.author = Some(Author { session, peer, generation });
-            connection.rooms = rooms.iter().map(|room| (room.slot, room.room.clone())).collect();
-            let (secret, resumed) = (resume.secret.clone(), Some(rooms));
-            let opened = Opened { session, secret, peer, user: None, resumed };
-            connection.session.handle_opened(&self.settings, opened);
-        }
     }
 
     /// Ends a session: it leaves its rooms and is forgotten. Returns where each room stood.

@@ -197,7 +197,7 @@ impl Bench {
 }
 
 impl Client {
-    fn learn(&mut self, welcome: &Value) {
+    pub fn learn(&mut self, welcome: &Value) {
         assert_eq!(welcome["type"], "welcome", "{welcome}");
         self.peer = welcome["peer"].as_str().expect("a name").to_owned();
         (self.session, self.secret) = (welcome["session"].clone(), welcome["secret"].clone());

@@ -3,6 +3,7 @@
 
 mod bench;
 mod flow;
+mod grants;
 mod greeting;
 mod limits;
 mod membership;

@@ -2,6 +2,7 @@
 
 use handover_protocol::room::log::Read;
 use handover_protocol::room::{Refusal, Snapshot};
+use handover_protocol::session::grant::Admission;
 use handover_protocol::session::server::{Action, Opened, OpenedRoom, ServerSession, Streams};
 use handover_protocol::session::{About, Op, Outcome, Reply, RoomLog, Slot};
 use handover_protocol::time::Time;
@@ -48,6 +49,7 @@ fn greeted() -> ServerSession<Quiet> {
 
 fn opened(resumed: Option<Vec<OpenedRoom<Quiet>>>) -> Opened<Quiet> {
     Opened {
+        pass: Admission::anonymous().pass(Time::ZERO, 0),
         session: SessionId::parse("s").expect("short"),
         secret: Secret::new("k".into()),
         peer: PeerId::parse("p").expect("short"),

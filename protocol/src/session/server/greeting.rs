@@ -85,6 +85,7 @@ impl<L: RoomLog> ServerSession<L> {
         let Phase::Opening { listed, .. } = &mut self.phase else { return };
         let mut listed = std::mem::take(listed);
         self.phase = Phase::Live { peer: opened.peer };
+        (self.pass, self.told_of_end) = (opened.pass, false);
         let resumed = opened.resumed.is_some();
         let mut rooms = BTreeMap::new();
         let mut resets = Vec::new();

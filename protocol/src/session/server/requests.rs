@@ -4,6 +4,7 @@
 use super::{Action, Note, Phase, ServerSession, Settings, Streams};
 use crate::limits::ROOMS_MAX;
 use crate::room::Refusal;
+use crate::session::grant::Right;
 use crate::session::membership::{Membership, Standing};
 use crate::session::{About, Op, Request, RoomLog, Slot};
 use crate::wire::codec::DecodeError;
@@ -59,9 +60,14 @@ impl<L: RoomLog> ServerSession<L> {
                 self.error(ErrorCode::BadRequest, text, None);
             }
             ClientMessage::Join { id, room, metadata } => {
+                if self.forbids(&room, Right::Join, About::Join { id }) {
+                    return;
+                }
                 if metadata_too_large(settings, metadata.as_ref()) {
                     return self.too_large("metadata is too large", id, room);
                 }
+                let fixed = self.pass.grant.metadata(&room).cloned();
+                let metadata = fixed.or(metadata);
                 if self.find(&room).is_some() {
                     return self.request(room, Op::Join { id, metadata });
                 }
@@ -81,6 +87,13 @@ impl<L: RoomLog> ServerSession<L> {
                 self.request(room, Op::Leave { id });
             }
             ClientMessage::Update { id, room, metadata } => {
+                let about = About::Request { id };
+                if self.forbids(&room, Right::Join, about) {
+                    return;
+                }
+                if self.pass.grant.metadata(&room).is_some() {
+                    return self.refuse(&room, about, &METADATA_FIXED, None);
+                }
                 if metadata_too_large(settings, Some(&metadata)) {
                     return self.too_large("metadata is too large", id, room);
                 }
@@ -89,8 +102,11 @@ impl<L: RoomLog> ServerSession<L> {
             ClientMessage::Members { id, room } => self.request(room, Op::Members { id }),
             ClientMessage::Send(send) => {
                 let room = send.room.clone();
+                let about = About::Send { lane: send.lane, seq: send.seq };
+                if self.forbids(&room, Right::to_send(send.lane), about) {
+                    return;
+                }
                 if send.to == Some(peer) {
-                    let about = About::Send { lane: send.lane, seq: send.seq };
                     let refusal = Refusal::new(ErrorCode::BadRequest, "a message to oneself");
                     return self.refuse(&room, about, &refusal, None);
                 }
@@ -98,6 +114,9 @@ impl<L: RoomLog> ServerSession<L> {
             }
             ClientMessage::Ephemeral { room, to, body } => {
                 let answered = lane != Lane::Ephemeral;
+                if self.forbids(&room, Right::Ephemeral, About::Ephemeral { answered }) {
+                    return;
+                }
                 if body.len() as u64 > settings.limits.ephemeral_bytes {
                     let refusal = Refusal::new(ErrorCode::TooLarge, "an ephemeral body too large");
                     return self.refuse(&room, About::Ephemeral { answered }, &refusal, None);
@@ -109,9 +128,9 @@ impl<L: RoomLog> ServerSession<L> {
                 let ttl = settings.ice_ttl.as_secs();
                 self.answer(LogLane::Signal, &ServerMessage::Ice(Ice { id, servers, ttl }));
             }
-            // Without authentication there is nothing a token could change.
-            ClientMessage::Refresh { id, .. } => {
-                self.answer(LogLane::Signal, &ServerMessage::Ok { id });
+            ClientMessage::Refresh { id, token } => {
+                self.waiting = true;
+                self.actions.push_back(Action::Refresh { id, token });
             }
             ClientMessage::Ping { id } => {
                 self.answer(LogLane::Signal, &ServerMessage::Pong { id });
@@ -119,6 +138,17 @@ impl<L: RoomLog> ServerSession<L> {
             ClientMessage::Bye => {
                 self.phase = Phase::Ending { peer };
                 self.actions.push_back(Action::End);
+            }
+        }
+    }
+
+    /// Refuses what the token does not allow. Says whether it did.
+    fn forbids(&mut self, room: &RoomName, right: Right, about: About) -> bool {
+        match self.pass.grant.check(room, right) {
+            Ok(()) => false,
+            Err(refusal) => {
+                self.refuse(room, about, &refusal, None);
+                true
             }
         }
     }
@@ -164,6 +194,9 @@ impl<L: RoomLog> ServerSession<L> {
         self.actions.push_back(Action::Request(Request { slot, room, op }));
     }
 }
+
+const METADATA_FIXED: Refusal =
+    Refusal::new(ErrorCode::Forbidden, "the token fixes the metadata in this room");
 
 /// Whether a message may come where it came; the reference for the refusal if not.
 fn on_its_lane(streams: Streams, lane: Lane, message: &ClientMessage) -> Result<(), Reference> {
