@@ -39,9 +39,13 @@ pub struct JoinArgs {
     /// The name shown to the others.
     #[arg(long, default_value = "terminal")]
     pub name: String,
-    /// A token, where the gateway wants one.
-    #[arg(long)]
+    /// A token, where the gateway wants one. Other users of this machine can read it in the
+    /// list of processes.
+    #[arg(long, value_name = "TOKEN")]
     pub token: Option<String>,
+    /// A file with such a token.
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// See [`JoinArgs::transport`].
@@ -82,6 +86,14 @@ pub enum JoinError {
         room: String,
         /// Why.
         error: Error,
+    },
+    /// The token cannot be read.
+    #[error("cannot read the token {}: {error}", path.display())]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
     },
     /// The terminal is gone.
     #[error("terminal: {0}")]
@@ -125,7 +137,7 @@ pub async fn run_with(
             CodecArg::Bincode => Codec::Bincode,
         },
         certificates: args.trust.certificates(&args.url).await?,
-        token: args.token,
+        token: token(&args)?,
         agent: Some(concat!("handover-join/", env!("CARGO_PKG_VERSION")).to_owned()),
         ..Options::default()
     };
@@ -137,6 +149,14 @@ pub async fn run_with(
     let done = talk(&client, &room, input, Screen::new(output)).await;
     client.close().await;
     done
+}
+
+fn token(args: &JoinArgs) -> Result<Option<String>, JoinError> {
+    let Some(path) = &args.token_file else { return Ok(args.token.clone()) };
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(error) => Err(JoinError::Token { path: path.clone(), error }),
+    }
 }
 
 async fn talk(

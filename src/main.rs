@@ -72,6 +72,7 @@ fn load(args: &LoadArgs) -> Outcome {
     let report = runtime.block_on(handover::load::run(args))?;
     say(&report.to_string());
     if report.is_good() { Ok(()) } else { Err("a promise was broken".into()) }
+}
 
 fn token(args: TokenArgs) -> Outcome {
     say(&format!("{}\n", args.mint(Clock::start().unix_now())?));
@@ -88,14 +89,15 @@ fn serve(settings: &SettingArgs) -> Outcome {
 async fn run(config: Config) -> Outcome {
     // Before anything listens, so that no signal finds the process unprepared.
     let mut signals = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
-    if config.auth.is_some() {
+    let (has_keys, allow_anonymous) = (config.auth.is_some(), config.allow_anonymous);
+    let gateway = Gateway::start(config).await?;
+    if has_keys {
         tracing::info!("everybody needs a token");
-    } else if config.allow_anonymous {
+    } else if allow_anonymous {
         tracing::warn!("anybody who can reach the gateway may use it: allow_anonymous is set");
     } else {
         tracing::info!("nobody is asked for a token; only this machine can reach the gateway");
     }
-    let gateway = Gateway::start(config).await?;
     say(&announcement(gateway.listening(), gateway.http(), &gateway.identity()));
     received(&mut signals).await;
     tracing::info!("draining; a second signal ends it at once");
