@@ -77,24 +77,27 @@ impl Default for Limits {
 /// How much of one lane's log is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// Entries kept at the most.
+    /// Entries kept at the most, not counting those within `window`.
     pub entries: usize,
-    /// Bytes of bodies and metadata kept at the most.
+    /// Bytes of entries kept at the most, whatever their age.
     pub bytes: usize,
     /// Entries older than this are let go.
     pub age: Duration,
+    /// Entries younger than this are let go for `bytes` alone: a session may still come back
+    /// for them. The resume window, and a little more.
+    pub window: Duration,
 }
 
 impl Retention {
     /// The signal lane's default for a resume window.
     pub const fn signal(resume_window: Duration) -> Self {
-        let age = resume_window.saturating_add(RETENTION_MARGIN);
-        Retention { entries: 4_096, bytes: 4 << 20, age }
+        let window = resume_window.saturating_add(RETENTION_MARGIN);
+        Retention { entries: 4_096, bytes: 4 << 20, age: window, window }
     }
 
     /// The bulk lane's default for a resume window.
     pub const fn bulk(resume_window: Duration) -> Self {
-        let age = resume_window.saturating_add(RETENTION_MARGIN);
-        Retention { entries: 1_024, bytes: 8 << 20, age }
+        let window = resume_window.saturating_add(RETENTION_MARGIN);
+        Retention { entries: 1_024, bytes: 8 << 20, age: window, window }
     }
 }

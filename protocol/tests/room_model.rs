@@ -257,7 +257,8 @@ proptest! {
 /// What a position is worth while the log is trimmed at the other end.
 #[test]
 fn a_position_is_recovered_current_trimmed_or_ahead_and_nothing_else() {
-    let keep = Retention { entries: 3, bytes: usize::MAX, age: Duration::MAX };
+    let keep =
+        Retention { entries: 3, bytes: usize::MAX, age: Duration::MAX, window: Duration::ZERO };
     let limits = RoomLimits { members: 9, retention: PerLane { signal: keep, bulk: keep } };
     let (name, epoch) = (RoomName::parse("r").expect("a name"), Epoch::parse("e").expect("short"));
     let mut room = Room::new(Time::ZERO, name, epoch, limits);

@@ -190,7 +190,7 @@ impl Loaded {
 impl Config {
     fn of(settings: Settings) -> Self {
         let resume_window = settings.resume_window_ms.value.millis();
-        let age = resume_window.saturating_add(RETENTION_MARGIN);
+        let window = resume_window.saturating_add(RETENTION_MARGIN);
         let auth = auth(&settings);
         let identity = match (settings.cert.value, settings.key.value) {
             (Some(cert), Some(key)) => IdentitySource::Files { cert, key },
@@ -224,12 +224,14 @@ impl Config {
                 signal: Retention {
                     entries: settings.signal_entries.value.size(),
                     bytes: settings.signal_bytes.value.size(),
-                    age,
+                    age: settings.signal_age_ms.value.millis().max(window),
+                    window,
                 },
                 bulk: Retention {
                     entries: settings.bulk_entries.value.size(),
                     bytes: settings.bulk_bytes.value.size(),
-                    age,
+                    age: settings.bulk_age_ms.value.millis().max(window),
+                    window,
                 },
             },
             ice: Ice {

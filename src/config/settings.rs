@@ -150,10 +150,14 @@ settings! {
     signal_entries: Count<1, 1_000_000> = Count(4_096), "retention.signal.entries";
     /// Bytes of a signal log.
     signal_bytes: Count<1_024, 1_073_741_824> = Count(4 << 20), "retention.signal.bytes";
+    /// How long a signal log keeps what nobody can come back for.
+    signal_age_ms: Count<0, DAY_MS> = Count(0), "retention.signal.age_ms";
     /// Entries of a bulk log.
     bulk_entries: Count<1, 1_000_000> = Count(1_024), "retention.bulk.entries";
     /// Bytes of a bulk log.
     bulk_bytes: Count<1_024, 1_073_741_824> = Count(8 << 20), "retention.bulk.bytes";
+    /// How long a bulk log keeps what nobody can come back for.
+    bulk_age_ms: Count<0, DAY_MS> = Count(0), "retention.bulk.age_ms";
     /// What `ice` answers.
     ice_servers: IceServers = IceServers::default(), "ice.servers";
     /// For how long.

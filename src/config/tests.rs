@@ -77,6 +77,7 @@ fn every_setting_arrives() {
         [retention.signal]
         entries = 7
         bytes = 8192
+        age_ms = 100_000
         [retention.bulk]
         entries = 9
         bytes = 10000
@@ -90,7 +91,7 @@ fn every_setting_arrives() {
         credential = "c"
     "#;
     let config = load_all(file, &[], &[]).unwrap().config;
-    let age = Duration::from_secs(90);
+    let window = Duration::from_secs(90);
     assert_eq!(config.listen, Addresses::of([SocketAddr::from(([0, 0, 0, 0], 443))]));
     assert_eq!(config.http, Addresses::off());
     assert!(config.allow_anonymous);
@@ -106,8 +107,8 @@ fn every_setting_arrives() {
     assert_eq!(limits, [8192, 100, 200, 128, 3]);
     let capacity = Capacity { room_members: 4, connections: 50, ungreeted: 6 };
     assert_eq!(config.capacity, capacity);
-    let signal = Retention { entries: 7, bytes: 8192, age };
-    let bulk = Retention { entries: 9, bytes: 10_000, age };
+    let signal = Retention { entries: 7, bytes: 8192, age: Duration::from_secs(100), window };
+    let bulk = Retention { entries: 9, bytes: 10_000, age: window, window };
     assert_eq!(config.retention, PerLane { signal, bulk });
     assert_eq!(config.ice.ttl.as_secs(), 11);
     assert_eq!(config.ice.servers[0].urls, ["stun:stun.example.org"]);

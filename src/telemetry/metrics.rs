@@ -140,7 +140,7 @@ impl Default for Metrics {
         let trimmed = Family::<ByReason, Counter>::default();
         registry.register(
             "log_entries_trimmed",
-            "Log entries let go, by age or forced by a bound",
+            "Log entries let go, by age or forced by the bound on bytes",
             trimmed.clone(),
         );
         let resets = Family::default();

@@ -33,10 +33,10 @@ pub enum Read {
 /// Why entries were let go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Trimmed {
-    /// Because they were old enough.
+    /// Because they were old enough, or old enough to be counted and too many.
     pub aged: usize,
-    /// Because the bound on entries or bytes forced it although they were younger than the
-    /// retention age. A client that is away may find its position lost.
+    /// Because the bound on bytes forced it although they were within the window. A client that
+    /// is away may find its position lost.
     pub forced: usize,
 }
 
@@ -97,14 +97,17 @@ impl Log {
     pub fn trim(&mut self, now: Time, keep: &Retention) -> Trimmed {
         let mut trimmed = Trimmed::default();
         while let Some(oldest) = self.entries.front() {
-            let aged = now.since(oldest.at) > keep.age;
-            if !aged && self.entries.len() <= keep.entries && self.bytes <= keep.bytes {
+            let age = now.since(oldest.at);
+            let is_needed = age < keep.window;
+            let too_many = !is_needed && self.entries.len() > keep.entries;
+            let aged = !is_needed && age > keep.age;
+            if !aged && !too_many && self.bytes <= keep.bytes {
                 break;
             }
-            if aged {
-                trimmed.aged += 1;
-            } else {
+            if is_needed {
                 trimmed.forced += 1;
+            } else {
+                trimmed.aged += 1;
             }
             self.bytes -= oldest.bytes();
             self.first += 1;
@@ -155,16 +158,24 @@ mod tests {
             log.append(entry(offset, offset));
         }
         let one = entry(1, 0).bytes();
-        let keep =
-            |entries, bytes, age| Retention { entries, bytes, age: Duration::from_secs(age) };
+        let keep = |entries, bytes, age, window| Retention {
+            entries,
+            bytes,
+            age: Duration::from_secs(age),
+            window: Duration::from_secs(window),
+        };
+        // At 10 s, the entry of offset n is 10 - n seconds old.
         let now = Time::from_micros(10_000_000);
-        assert_eq!(log.trim(now, &keep(8, usize::MAX, 60)), Trimmed { aged: 0, forced: 2 });
-        assert_eq!(log.trim(now, &keep(99, 6 * one, 60)), Trimmed { aged: 0, forced: 2 });
-        assert_eq!(log.trim(now, &keep(99, usize::MAX, 3)), Trimmed { aged: 2, forced: 0 });
+        let untouched = Trimmed::default();
+        assert_eq!(log.trim(now, &keep(1, usize::MAX, 60, 10)), untouched, "all are needed");
+        assert_eq!(log.trim(now, &keep(1, usize::MAX, 3, 10)), untouched, "all are needed");
+        assert_eq!(log.trim(now, &keep(8, usize::MAX, 60, 4)), Trimmed { aged: 2, forced: 0 });
+        assert_eq!(log.trim(now, &keep(99, 6 * one, 60, 7)), Trimmed { aged: 1, forced: 1 });
+        assert_eq!(log.trim(now, &keep(99, usize::MAX, 3, 1)), Trimmed { aged: 2, forced: 0 });
         assert_eq!((log.first(), log.last(), log.bytes()), (7, 10, 4 * one));
         assert_eq!(offset_behind(&log, 5).unwrap_err(), "Trimmed");
         assert_eq!(offset_behind(&log, 6), Ok(7));
-        log.trim(now + Duration::from_secs(60), &keep(99, usize::MAX, 3));
+        log.trim(now + Duration::from_secs(60), &keep(99, usize::MAX, 3, 3));
         assert_eq!((log.first(), log.last(), log.bytes()), (11, 10, 0));
         assert_eq!(offset_behind(&log, 10).unwrap_err(), "Current");
     }

@@ -40,6 +40,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use std::time::Duration;
+
     use crate::limits::Retention;
     use crate::room::entry::{Entry, Event};
     use crate::room::log::Log;
@@ -60,8 +62,8 @@ mod tests {
                     let entry = Entry::new(room, lane, epoch, offset, at, peer, Event::Away);
                     log.append(Arc::new(entry));
                 }
-                let keep =
-                    Retention { entries: held as usize, ..Retention::bulk(Default::default()) };
+                let (entries, window) = (held as usize, Duration::ZERO);
+                let keep = Retention { entries, window, ..Retention::bulk(Duration::MAX) };
                 log.trim(Time::ZERO, &keep);
                 for offset in 0..8 {
                     let expected = if offset > len {

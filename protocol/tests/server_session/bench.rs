@@ -58,7 +58,7 @@ impl Bench {
 
     /// Rooms keep so many entries.
     pub fn keeping_entries(entries: usize) -> Self {
-        let keep = Retention { entries, ..Retention::signal(WINDOW) };
+        let keep = Retention { entries, window: Duration::ZERO, ..Retention::signal(WINDOW) };
         Bench::keeping(PerLane { signal: keep, bulk: keep })
     }
 

@@ -110,7 +110,7 @@ impl World {
             ice_ttl: Duration::ZERO,
         };
         let (entries, age) = (plan.entries_kept, plan.kept_for);
-        let keep = Retention { entries, age, bytes: 4 << 20 };
+        let keep = Retention { entries, age, bytes: 4 << 20, window: Duration::ZERO };
         let retention = PerLane { signal: keep, bulk: keep };
         let mut gateway = Gateway::new(settings, RoomLimits { members: 5, retention });
         if let Some(n) = plan.mishaps {

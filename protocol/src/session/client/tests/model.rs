@@ -50,7 +50,12 @@ struct Gateway {
 
 impl Gateway {
     fn new(bulk_entries: usize) -> Self {
-        let keep = |entries| Retention { entries, bytes: usize::MAX, age: Duration::MAX };
+        let keep = |entries| Retention {
+            entries,
+            bytes: usize::MAX,
+            age: Duration::MAX,
+            window: Duration::ZERO,
+        };
         let retention = PerLane { signal: keep(40), bulk: keep(bulk_entries) };
         Gateway {
             now: T0,
