@@ -85,6 +85,13 @@ async fn a_peer_that_stops_listening_is_not_waited_for() {
     let gateway = Gateway::new();
     let (transport, session, signal) = greet_by_wtransport(&gateway).await;
     signal.1.stop(wtransport::VarInt::from_u32(0));
+    // Heard before the end: after it, the stream would be done with as delivered.
+    soon(async {
+        while transport.quic().stats().frame_rx.stop_sending == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
     let last = Some(frame(b"last"));
     soon(transport.close(last, CloseCode::Kicked, Duration::from_secs(3_600))).await;
     assert_closed(&session, CloseCode::Kicked).await;
