@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use handover_client::{
     Client, ClientEvent, Codec, ConnectError, Error, Json, LogLane, Options, PeerId, Room,
-    RoomEvent, Sending, State, Transport,
+    RoomEvent, Sending, State, Token, Transport,
 };
 use serde::Serialize;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
@@ -44,7 +44,8 @@ pub struct JoinArgs {
     /// list of processes.
     #[arg(long, value_name = "TOKEN")]
     pub token: Option<String>,
-    /// A file with such a token.
+    /// A file with such a token, read again before each connection and when the token is about
+    /// to end.
     #[arg(long, value_name = "FILE", conflicts_with = "token")]
     pub token_file: Option<PathBuf>,
 }
@@ -88,14 +89,6 @@ pub enum JoinError {
         /// Why.
         error: Error,
     },
-    /// The token cannot be read.
-    #[error("cannot read the token {}: {error}", path.display())]
-    Token {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
     /// The terminal is gone.
     #[error("terminal: {0}")]
     Terminal(#[from] io::Error),
@@ -138,7 +131,7 @@ pub async fn run_with(
             CodecArg::Bincode => Codec::Bincode,
         },
         certificates: args.trust.certificates(&args.url).await?,
-        token: token(&args)?,
+        token: token(&args),
         agent: Some(concat!("handover-join/", env!("CARGO_PKG_VERSION")).to_owned()),
         ..Options::default()
     };
@@ -152,12 +145,17 @@ pub async fn run_with(
     done
 }
 
-fn token(args: &JoinArgs) -> Result<Option<String>, JoinError> {
-    let Some(path) = &args.token_file else { return Ok(args.token.clone()) };
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text.trim().to_owned())),
-        Err(error) => Err(JoinError::Token { path: path.clone(), error }),
-    }
+/// A file is read anew whenever a token is needed, so that somebody else can keep it fresh.
+fn token(args: &JoinArgs) -> Option<Token> {
+    let Some(path) = args.token_file.clone() else { return args.token.clone().map(Token::from) };
+    Some(Token::from_fn(move || {
+        let path = path.clone();
+        async move {
+            let read = tokio::fs::read_to_string(&path).await;
+            read.map(|text| text.trim().to_owned())
+                .map_err(|error| format!("cannot read {}: {error}", path.display()))
+        }
+    }))
 }
 
 async fn talk(
@@ -200,6 +198,9 @@ async fn talk(
                 }
                 ClientEvent::Back { gap, .. } => {
                     screen.note(&format!("back after {:.1} s", gap.as_secs_f64()))?;
+                }
+                ClientEvent::TokenFailed(reason) => {
+                    screen.note(&format!("no newer token: {reason}"))?;
                 }
                 ClientEvent::DialFailed(error) => screen.note(&error.to_string())?,
             },

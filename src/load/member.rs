@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use handover_client::{
-    Attention, Client, Codec, Json, Kind, LogLane, Options, Room, RoomEvent, State,
+    Attention, Client, Codec, Json, Kind, LogLane, Options, Room, RoomEvent, State, Token,
 };
 use handover_protocol::time::Time;
 use tokio::sync::{mpsc, watch};
@@ -79,7 +79,7 @@ impl Member {
             transport: target.transport,
             codec,
             certificates: target.certificates.clone(),
-            token,
+            token: token.map(Token::from),
             agent: Some(concat!("handover-load/", env!("CARGO_PKG_VERSION")).to_owned()),
             attention: Attention::CALL,
             watch_network: false,

@@ -19,6 +19,7 @@ use crate::error::{ConnectError, DialError, Error};
 use crate::events::RoomEvents;
 use crate::options::Options;
 use crate::room::Room;
+use crate::token::Token;
 use crate::transport::Kind;
 
 /// Client events that may wait for a slow listener; older ones are dropped.
@@ -73,6 +74,9 @@ pub enum ClientEvent {
         /// Whether the session went on from where it was.
         resumed: bool,
     },
+    /// [`Token::from_fn`] gave no newer token although the present one is about to end. It is
+    /// asked again until then.
+    TokenFailed(String),
     /// An attempt to connect failed; the next one comes by itself.
     DialFailed(DialError),
 }
@@ -118,7 +122,7 @@ impl Client {
         let dialer = Dialer::new(Address::parse(url)?, &options)?;
         let mut session = ClientSession::new(Config {
             agent: options.agent.clone(),
-            token: options.token.clone().map(Secret::new),
+            token: options.token.as_ref().and_then(Token::fixed),
             outbox_bytes: options.outbox_bytes,
             ..Config::default()
         });

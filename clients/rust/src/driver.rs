@@ -6,6 +6,7 @@
 mod commands;
 mod dialing;
 mod outputs;
+mod token;
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
@@ -31,9 +32,11 @@ use crate::dial::Dialer;
 use crate::error::ConnectError;
 use crate::events::RoomEvents;
 use crate::options::Options;
+use crate::token::Token;
 use crate::transport::{Inbound, Transport, TransportEnd};
 use crate::watch::Watch;
 use dialing::Dial;
+use token::Renewal;
 
 /// Messages taken from a connection, and commands from handles, before others have a turn.
 const TURN: usize = 64;
@@ -83,7 +86,10 @@ pub(crate) struct Driver {
     last_link: u64,
     closing: FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>,
     dialer: Dialer,
+    dial_timeout: Duration,
     dial: Option<Dial>,
+    token: Option<Token>,
+    renewal: Option<Renewal>,
     watch: Option<Watch>,
     backoff: Backoff,
     /// No dial before this.
@@ -121,7 +127,10 @@ impl Driver {
             last_link: 0,
             closing: FuturesUnordered::new(),
             dialer,
+            dial_timeout: options.dial_timeout,
             dial: None,
+            token: options.token.clone(),
+            renewal: None,
             watch: if options.watch_network { watch() } else { None },
             backoff: Backoff::new(),
             next_dial: Time::ZERO,
@@ -157,6 +166,7 @@ impl Driver {
             }
             moved |= self.poll_watch(cx);
             moved |= self.poll_dial(cx);
+            moved |= self.poll_renewal(cx);
             moved |= self.poll_timer(cx);
             if !moved {
                 while let Poll::Ready(Some(())) = self.closing.poll_next_unpin(cx) {}

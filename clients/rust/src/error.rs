@@ -74,6 +74,9 @@ pub enum DialError {
         /// Why.
         reason: String,
     },
+    /// There was no token to show; see [`crate::Token::from_fn`].
+    #[error("no token: {0}")]
+    Token(String),
     /// It took too long.
     #[error("no answer in time")]
     Timeout,

@@ -41,6 +41,7 @@ mod events;
 mod options;
 mod room;
 mod tls;
+mod token;
 mod transport;
 #[cfg(all(feature = "watch-network", target_os = "linux"))]
 mod watch;
@@ -58,4 +59,5 @@ pub use handover_protocol::wire::message::{IceServer, Member};
 pub use handover_protocol::wire::{Codec, Json, LogLane, PeerId, RoomName, UserId};
 pub use options::{Certificates, Options, Transport};
 pub use room::{Room, Sending};
+pub use token::Token;
 pub use transport::Kind;

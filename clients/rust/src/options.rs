@@ -8,6 +8,7 @@ use handover_protocol::session::client::Attention;
 use handover_protocol::wire::Codec;
 
 use crate::endpoint::Endpoint;
+use crate::token::Token;
 
 /// Which transports may be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,8 +47,9 @@ pub struct Options {
     pub codec: Codec,
     /// Which certificates are trusted.
     pub certificates: Certificates,
-    /// A token, where the gateway wants one. [`crate::Client::refresh`] brings a newer one.
-    pub token: Option<String>,
+    /// A token, where the gateway wants one. [`crate::Client::refresh`] brings a newer one; with
+    /// [`Token::from_fn`] that happens by itself.
+    pub token: Option<Token>,
     /// Name and version of the application, for the gateway's operator.
     pub agent: Option<String>,
     /// How soon a silent connection is doubted. [`crate::Client::set_attention`] changes it.

@@ -27,6 +27,10 @@ const ICE_GAP_MS = 500;
 const query = new URLSearchParams(location.search);
 const hash = new URLSearchParams(location.hash.slice(1));
 
+/** A token in the address is for this tab alone: it does not stay there to be copied along. */
+const token = hash.get('token') ?? sessionStorage.getItem('handover-token') ?? undefined;
+if (token !== undefined) sessionStorage.setItem('handover-token', token);
+
 const stage = new Stage(byId('tiles'));
 const chat = new Chat();
 const people = new People();
@@ -142,6 +146,7 @@ async function join(name, roomName) {
   const media = await openMedia({ name, fake: fakeInput.checked });
   call.media = media;
   const client = await connect(location.origin, {
+    token,
     transport: wantedTransport(),
     agent: 'handover-call-page',
     log: (entry) => log.add(entry),

@@ -70,6 +70,8 @@ import { bodyText, metadataText } from './wire/message.js';
 
 /** @typedef {{resolve: (value: any) => void, reject: (error: unknown) => void}} Waiting */
 
+/** Nobody is asked for a newer token if the present one ends sooner. */
+const RENEWAL_LEFT_MS = 500;
 /** How long the gateway may take to answer `bye`. */
 const BYE_TIMEOUT_MS = 1_000;
 /** @extends {Emitter<ClientEvents>} */
@@ -420,7 +422,7 @@ export class Client extends Emitter {
         return this.emit('moved', {});
       case 'expiring':
         this.emit('expiring', { in: output.in });
-        return void this.#renewToken();
+        return void this.#renewToken(output.in);
       case 'draining':
         return this.emit('draining', { reconnectIn: output.reconnectIn });
       case 'refused':
@@ -484,14 +486,27 @@ export class Client extends Emitter {
     this.emit('state', { ...detail, state, previous, transport: this.transport });
   }
 
-  async #renewToken() {
+  /**
+   * Asks for a newer token until there is one, later each time. If none comes, the session goes on
+   * until the old one ends, and the next dial asks again.
+   * @param {number} left milliseconds until then
+   */
+  async #renewToken(left) {
     const { token } = this.#options;
-    if (typeof token !== 'function') return;
-    try {
-      await this.refresh(await token());
-    } catch (error) {
-      // The session goes on until the old token ends; the next dial asks for one again.
-      this.#carrier.note(`no new token: ${error}`);
+    while (typeof token === 'function' && left >= RENEWAL_LEFT_MS && this.state !== 'closed') {
+      try {
+        return await this.refresh(await token());
+      } catch (error) {
+        this.#carrier.note(`no new token: ${error}`);
+      }
+      left /= 2;
+      await new Promise((resolve) => {
+        const timer = setTimeout(resolve, left);
+        void this.#finished.promise.then(() => {
+          clearTimeout(timer);
+          resolve(undefined);
+        });
+      });
     }
   }
 

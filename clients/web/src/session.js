@@ -35,6 +35,8 @@ const STRAY_MS = 60_000;
  * @property {number} id
  * @property {boolean} helloDue
  * @property {Set<string> | null} listed the rooms named in `resume`; null if it greeted afresh
+ * @property {number} greetedBehind the last request made before its greeting, whose token is at
+ *   least as new as any that those bring
  * @property {number} deadline for `welcome`
  * @property {{message: ServerMessage, size: number}[]} early what the bulk stream brought
  *   before the signal stream brought `welcome`
@@ -93,7 +95,7 @@ export class ClientSession extends Commands {
   handleOpened(now, id) {
     if (this.ended) return this.emit({ type: 'close_link', link: id, why: 'ended' });
     const deadline = now + WELCOME_TIMEOUT_MS;
-    this.greeting.set(id, { id, helloDue: true, listed: null, deadline, early: [], earlySize: 0 });
+    this.greeting.set(id, { id, helloDue: true, listed: null, greetedBehind: 0, deadline, early: [], earlySize: 0 });
   }
 
   /**
@@ -225,6 +227,9 @@ export class ClientSession extends Commands {
     this.heartbeatMs = welcome.heartbeat;
     this.resumeWindowMs = welcome.resume_window;
     this.liveness = new Liveness(now, this.pace());
+    // The greeting has brought their token or a newer one; by now theirs may have ended.
+    const brought = this.requests.takeAll(({ id, ask }) => ask.type === 'refresh' && id <= link.greetedBehind);
+    for (const { id } of brought) this.emit({ type: 'answer', id, value: undefined });
     this.requests.repeat();
     for (const room of this.rooms.values()) {
       this.carryOver(room, welcome.resumed ? welcome.rooms?.[room.name] : undefined, link.listed);
@@ -324,6 +329,7 @@ export class ClientSession extends Commands {
   hello(link) {
     if (!link.helloDue) return null;
     link.helloDue = false;
+    link.greetedBehind = this.requests.last;
     const greeting = { type: 'hello', version: VERSION, token: this.token, agent: this.agent };
     if (this.identity === null) return encode(greeting);
     const listed = [...this.rooms.values()].filter((room) => room.positions !== null);

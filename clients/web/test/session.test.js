@@ -251,3 +251,21 @@ test('the end answers everything', () => {
   assert.deepEqual(outputs.find(({ type }) => type === 'ended'), { type: 'ended', error: null, code: 4500 });
   assert.throws(() => bench.session.send('r', 'signal', '3'), { code: 'closed' });
 });
+
+test('a token that a greeting has brought is not brought again', () => {
+  const bench = new Bench().member();
+  const { session } = bench;
+  const first = session.request({ type: 'refresh', token: 'first' });
+  assert.deepEqual(bench.out(1).map(({ type, token }) => [type, token]), [['refresh', 'first']]);
+  session.handleClosed(bench.now, 1, { reason: 'cut' });
+  session.token = 'second';
+  assert.equal(bench.open(2)[0].token, 'second');
+  // One that came after the greeting has to be brought.
+  const third = session.request({ type: 'refresh', token: 'third' });
+  bench.outputs();
+  bench.take(2, { ...WELCOME, resumed: true, rooms: { r: { seq: { signal: 0, bulk: 0 } } } });
+  const answers = bench.outputs().filter(({ type }) => type === 'answer');
+  assert.deepEqual(answers.map(({ id }) => id), [first]);
+  const brought = bench.out(2).filter(({ type }) => type === 'refresh');
+  assert.deepEqual(brought.map(({ id, token }) => [id, token]), [[third, 'third']]);
+});

@@ -129,6 +129,9 @@ struct Link {
     hello_due: bool,
     /// The rooms that the greeting listed, if it was to resume.
     resuming: Option<Vec<RoomName>>,
+    /// The last request that was made before its greeting, whose token is at least as new as any
+    /// that those bring.
+    greeted_behind: u64,
     /// What overtook `welcome` on the bulk stream.
     early: Vec<ServerMessage>,
     early_bytes: usize,
@@ -309,6 +312,7 @@ impl ClientSession {
             welcomed: false,
             hello_due: true,
             resuming: None,
+            greeted_behind: 0,
             early: Vec::new(),
             early_bytes: 0,
             announce_bulk: streams == Streams::PerLane,

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use handover_protocol::session::client::LinkId;
 use handover_protocol::time::Time;
+use handover_protocol::wire::Secret;
 
-use super::{Driver, Link};
+use super::{Driver, Link, token};
 use crate::client::ClientEvent;
 use crate::error::{ConnectError, DialError};
 use crate::transport::{Kind, Transport};
@@ -23,7 +24,8 @@ const PROMOTE_AFTER_MAX: Duration = Duration::from_secs(300);
 /// retransmission fits in on any path worth having; what is in vain is no more than a dial.
 const MOVE_PATIENCE: Duration = Duration::from_millis(400);
 
-type Dialling = Pin<Box<dyn Future<Output = Result<Transport, DialError>> + Send>>;
+type Dialling =
+    Pin<Box<dyn Future<Output = Result<(Transport, Option<Secret>), DialError>> + Send>>;
 
 /// A dial under way.
 pub(super) struct Dial {
@@ -59,7 +61,10 @@ impl Driver {
         let promotes = dial.promotes;
         self.dial = None;
         match result {
-            Ok(transport) => {
+            Ok((transport, token)) => {
+                if let Some(token) = token {
+                    self.session.set_token(token);
+                }
                 self.last_link += 1;
                 let id = LinkId(self.last_link);
                 let streams = transport.streams();
@@ -96,8 +101,13 @@ impl Driver {
             return;
         };
         let dialer = self.dialer.clone();
-        let under_way: Dialling =
-            if promotes { Box::pin(dialer.dial_webtransport()) } else { Box::pin(dialer.dial()) };
+        let token = token::for_dial(self.token.clone(), self.dial_timeout);
+        let under_way: Dialling = Box::pin(async move {
+            let token = token.await?;
+            let dialled =
+                if promotes { dialer.dial_webtransport().await } else { dialer.dial().await };
+            dialled.map(|transport| (transport, token))
+        });
         self.dial = Some(Dial { under_way, promotes });
     }
 

@@ -122,7 +122,11 @@ impl Driver {
             }
             Event::Quality(quality) => ClientEvent::Quality(quality),
             Event::Moved => ClientEvent::Moved,
-            Event::Expiring(ms) => ClientEvent::Expiring(Duration::from_millis(ms)),
+            Event::Expiring(ms) => {
+                let left = Duration::from_millis(ms);
+                self.renew_token(left);
+                ClientEvent::Expiring(left)
+            }
             Event::Draining => ClientEvent::Draining,
             Event::Refused { room, code, message } => ClientEvent::Refused { room, code, message },
             Event::Room(..) => return,

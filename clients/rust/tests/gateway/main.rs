@@ -8,3 +8,4 @@ mod relay;
 mod room;
 mod setup;
 mod survival;
+mod token;

@@ -122,6 +122,11 @@ impl ClientSession {
         Ok(self.requests.push(Ask::Ice, Asker::User))
     }
 
+    /// The token for every greeting from now on.
+    pub fn set_token(&mut self, token: Secret) {
+        self.config.token = Some(token);
+    }
+
     /// Brings a newer token. It is also used for every greeting from now on.
     pub fn refresh(&mut self, token: Secret) -> Result<RequestId, CommandError> {
         self.check_request()?;

@@ -153,6 +153,7 @@ impl ClientSession {
         let Some(link) = &mut self.active else { return };
         link.welcomed = true;
         let listed = link.resuming.take();
+        let greeted_behind = link.greeted_behind;
         let early = std::mem::take(&mut link.early);
         if !welcome.resumed && self.credentials.is_some() {
             self.lose_session();
@@ -164,6 +165,10 @@ impl ClientSession {
             user: welcome.user.clone(),
         });
         self.limits = welcome.limits;
+        // The greeting has brought their token or a newer one; by now theirs may have ended.
+        for (request, _) in self.requests.remove_refreshes(greeted_behind) {
+            self.answer(RequestId(request), Ok(Answer::Ok));
+        }
         self.heartbeat = (welcome.heartbeat > 0).then(|| Duration::from_millis(welcome.heartbeat));
         (self.not_before, self.redial_at) = (None, None);
         // Said on a connection that did not bring it there, or there would be no welcome.

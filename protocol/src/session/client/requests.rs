@@ -67,6 +67,17 @@ impl Requests {
         self.open.len()
     }
 
+    /// The last one that was made.
+    pub(super) fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// Takes out what brings a token and was made up to `last`.
+    pub(super) fn remove_refreshes(&mut self, last: u64) -> Vec<(u64, Request)> {
+        let brings = |_: &u64, request: &mut Request| matches!(request.ask, Ask::Refresh(_));
+        self.open.extract_if(..=last, brings).collect()
+    }
+
     /// Adds a request that may go out at once.
     pub(super) fn push(&mut self, ask: Ask, asker: Asker) -> RequestId {
         let id = self.insert(ask, asker, Hold::None);

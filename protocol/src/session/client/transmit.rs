@@ -64,8 +64,9 @@ impl ClientSession {
         if let Some(active) = self.active.as_mut().filter(|link| link.id != id) {
             active.contested = true;
         }
+        let made = self.requests.last();
         if let Some(link) = self.link_mut(id) {
-            link.resuming = resuming;
+            (link.resuming, link.greeted_behind) = (resuming, made);
         }
         hello
     }

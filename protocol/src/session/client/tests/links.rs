@@ -322,3 +322,30 @@ fn a_greeting_given_up_may_still_take_the_session_over_once() {
         assert_eq!(session.is_ended(), ends);
     }
 }
+
+#[test]
+fn a_token_that_a_greeting_has_brought_is_not_brought_again() {
+    let mut session = in_room();
+    let refresh = |session: &mut ClientSession, token: &str| {
+        session.refresh(Secret::new(token.to_owned())).unwrap()
+    };
+    let first = refresh(&mut session, "first");
+    assert!(matches!(transmits(&mut session, LINK)[..], [ClientMessage::Refresh { .. }]));
+    session.handle_disconnected(T0, LINK, None);
+    outputs(&mut session);
+    session.set_token(Secret::new("second".to_owned()));
+    session.handle_connected(T0, NEXT, Streams::One);
+    let [ClientMessage::Hello(hello)] = &transmits(&mut session, NEXT)[..] else { panic!() };
+    assert_eq!(hello.token.as_ref().map(Secret::expose), Some("second"));
+    // One that came after the greeting has to be brought.
+    let third = refresh(&mut session, "third");
+    session.handle_message(T0, NEXT, ServerMessage::Welcome(welcome(true)));
+    assert!(outputs(&mut session).contains(&Output::Answer(first, Ok(Answer::Ok))));
+    let out = transmits(&mut session, NEXT);
+    let brought = |message: &ClientMessage| match message {
+        ClientMessage::Refresh { id, token } => Some((*id, token.expose().to_owned())),
+        _ => None,
+    };
+    let brought: Vec<_> = out.iter().filter_map(brought).collect();
+    assert_eq!(brought, [(third.0, "third".to_owned())]);
+}
