@@ -12,6 +12,8 @@
 //! - A session's rooms are recorded with the session: after `resume` on any node they are
 //!   what they were.
 
+#[cfg(test)]
+mod conformance;
 pub mod memory;
 
 use std::fmt;

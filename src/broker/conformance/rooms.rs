@@ -1,0 +1,317 @@
+//! Rooms: what is appended, once, in order, for as long as it is kept.
+
+use handover_protocol::limits::ROOM_LINGER;
+use handover_protocol::room::Applied;
+use handover_protocol::wire::ErrorCode;
+
+use super::*;
+
+pub(super) async fn offsets_count_up_on_each_lane_and_are_read_back<K: Kind>() {
+    let (here, there) = Nodes::joined::<K>(limits(GENEROUS), &["ann", "bob"]).await;
+    let (ann, bob) = (author("ann"), author("bob"));
+    let sent = [
+        here.append(ann, LogLane::Bulk, 1).await,
+        there.append(ann, LogLane::Signal, 1).await,
+        here.append(bob, LogLane::Bulk, 1).await,
+        here.append(ann, LogLane::Bulk, 2).await,
+    ];
+    let placed = sent.each_ref().map(|entry| (entry.lane, entry.offset, entry.peer.as_str()));
+    let (signal, bulk) = (LogLane::Signal, LogLane::Bulk);
+    let expected = [(bulk, 1, "ann"), (signal, 3, "ann"), (bulk, 2, "bob"), (bulk, 3, "ann")];
+    assert_eq!(placed, expected);
+    let state = there.load("late").await;
+    assert_eq!(state.positions.epoch, epoch("first"));
+    assert_eq!((state.positions.signal, state.positions.bulk), (3, 3));
+    assert_eq!(offsets(&state, signal), [1, 2, 3]);
+    assert_eq!(offsets(&state, bulk), [1, 2, 3]);
+    for entry in sent {
+        let read = &state.entries[entry.lane][entry.offset as usize - 1];
+        assert_eq!((&read.event, read.peer, read.epoch), (&entry.event, entry.peer, entry.epoch));
+        assert_eq!(read.room, entry.room);
+    }
+}
+
+pub(super) async fn a_send_is_applied_once<K: Kind>() {
+    let (here, there) = Nodes::joined::<K>(limits(GENEROUS), &["ann"]).await;
+    let ann = author("ann");
+    for lane in LogLane::ALL {
+        let first = here.append(ann, lane, 1).await;
+        let second = here.append(ann, lane, 2).await;
+        assert_eq!(second.offset, first.offset + 1);
+        let applied = Applied { seq: 2, epoch: epoch("first"), offset: second.offset };
+        for seq in [1, 2, 1] {
+            match there.send(ann, lane, seq).await {
+                Ok(Sent::Duplicate(answered)) => assert_eq!(answered, applied),
+                other => panic!("{other:?}"),
+            }
+        }
+        let state = there.load("late").await;
+        assert_eq!(state.positions.on(lane).offset, second.offset);
+    }
+}
+
+pub(super) async fn a_seq_is_never_skipped<K: Kind>() {
+    let (here, there) = Nodes::joined::<K>(limits(GENEROUS), &["ann"]).await;
+    let ann = author("ann");
+    let refused = here.send(ann, LogLane::Bulk, 2).await.unwrap_err();
+    assert_eq!((refused.code, refused.expected), (ErrorCode::SeqGap, Some(1)));
+    here.append(ann, LogLane::Bulk, 1).await;
+    let refused = there.send(ann, LogLane::Bulk, 3).await.unwrap_err();
+    assert_eq!((refused.code, refused.expected), (ErrorCode::SeqGap, Some(2)));
+    // A refused one is not used up, and the lanes count apart.
+    assert_eq!(there.append(ann, LogLane::Bulk, 2).await.offset, 2);
+    here.append(ann, LogLane::Signal, 1).await;
+}
+
+pub(super) async fn what_was_sent_outlives_membership_and_room<K: Kind>() {
+    let (here, there) = Nodes::joined::<K>(limits(GENEROUS), &["ann"]).await;
+    let ann = author("ann");
+    here.append(ann, LogLane::Bulk, 1).await;
+    here.leave(ann).await;
+    assert_eq!(here.join(ann).await.unwrap().snapshot.seq, PerLane { signal: 0, bulk: 1 });
+    here.leave(ann).await;
+    let linger = ROOM_LINGER.as_secs();
+    assert!(there.later(linger).remove().await);
+    let state = there.later(linger).load("next").await;
+    assert_eq!(state.positions.epoch, epoch("next"));
+    assert_eq!((state.positions.signal, state.positions.bulk), (0, 0));
+    assert_eq!(there.join(ann).await.unwrap().snapshot.seq.bulk, 1);
+    match there.send(ann, LogLane::Bulk, 1).await {
+        Ok(Sent::Duplicate(applied)) => {
+            assert_eq!((applied.seq, applied.epoch), (1, epoch("first")));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(there.append(ann, LogLane::Bulk, 2).await.offset, 1);
+}
+
+pub(super) async fn members_come_change_and_go<K: Kind>() {
+    let (here, there) = Nodes::with::<K>(limits(GENEROUS), &["ann", "bob"]).await;
+    let (ann, bob) = (author("ann"), author("bob"));
+    let shown = Some(json("{ \"name\": \"Ann\" }"));
+    let user = Some(handover_protocol::wire::UserId::new("ann@example"));
+    let join = Change::Join { user: user.clone(), metadata: shown.clone() };
+    let Ok(Done::Joined(joining)) = here.ask(ann, join.clone()).await else { panic!("refused") };
+    let entry = joining.entry.unwrap();
+    assert_eq!((entry.offset, entry.peer), (1, ann.peer));
+    assert_eq!(joining.snapshot.members[0].since, 1);
+    assert_eq!(joining.snapshot.positions.signal, 1);
+    assert_eq!(joining.snapshot.members[0].user, user);
+    assert_eq!(joining.snapshot.members[0].metadata.as_str(), "{ \"name\": \"Ann\" }");
+    assert_eq!(names(&there.join(bob).await.unwrap().snapshot), ["ann", "bob"]);
+    // Who is in stays as it was.
+    let again = there.join(ann).await.unwrap();
+    assert!(again.entry.is_none());
+    assert_eq!(again.snapshot.members[0].user, user);
+    let updated = there.ask(ann, Change::Update(json("{\"name\":2}"))).await;
+    let Ok(Done::Updated(updated)) = updated else { panic!("refused") };
+    assert_eq!(
+        (updated.offset, &updated.event),
+        (3, &Event::Updated { metadata: json("{\"name\":2}") })
+    );
+    let seen = here.snapshot(bob).await.unwrap();
+    assert_eq!(seen.members[0].metadata.as_str(), "{\"name\":2}");
+    assert_eq!((seen.members[0].since, seen.members[0].user.clone()), (1, user));
+    let left = there.ask(ann, Change::Leave(LeaveReason::Bye)).await;
+    let Ok(Done::Left(Some(entry), positions)) = left else { panic!("{left:?}") };
+    assert_eq!((entry.offset, positions.signal), (4, 4));
+    assert_eq!(entry.event, Event::Left { reason: LeaveReason::Bye });
+    let left = here.ask(ann, Change::Leave(LeaveReason::Left)).await;
+    assert!(matches!(left, Ok(Done::Left(None, at)) if at.signal == 4), "a double leave");
+    assert_eq!(names(&there.snapshot(bob).await.unwrap()), ["bob"]);
+    assert_eq!(code(here.snapshot(ann).await), Some(ErrorCode::NotAMember));
+    let late = here.ask(ann, Change::Update(json("{}"))).await;
+    assert_eq!(code(late), Some(ErrorCode::NotAMember));
+    assert_eq!(code(here.send(ann, LogLane::Bulk, 1).await), Some(ErrorCode::NotAMember));
+    assert_eq!(here.load("late").await.positions.signal, 4);
+}
+
+pub(super) async fn a_full_room_takes_nobody_but_its_members<K: Kind>() {
+    let everybody = ["ann", "bob", "cid", "dan"];
+    let (here, there) = Nodes::with::<K>(limits(GENEROUS), &everybody).await;
+    for name in ["ann", "bob", "cid"] {
+        here.join(author(name)).await.unwrap();
+    }
+    assert_eq!(code(there.join(author("dan")).await), Some(ErrorCode::RoomFull));
+    there.join(author("bob")).await.unwrap();
+    here.leave(author("ann")).await;
+    there.join(author("dan")).await.unwrap();
+}
+
+pub(super) async fn addressees_are_members_and_others<K: Kind>() {
+    let (here, there) = Nodes::joined::<K>(limits(GENEROUS), &["ann", "bob"]).await;
+    let (ann, bob) = (author("ann"), author("bob"));
+    let message = |to, seq| {
+        let (room, lane, body) = (here.room.clone(), LogLane::Signal, json("1"));
+        Change::Send(SendMessage { room, lane, seq, to, body })
+    };
+    let stranger = PeerId::parse("nobody").unwrap();
+    for (to, refused) in [
+        (Some(stranger), Some(ErrorCode::NoSuchPeer)),
+        (Some(ann.peer), Some(ErrorCode::BadRequest)),
+        (Some(bob.peer), None),
+        (None, None),
+    ] {
+        assert_eq!(code(there.ask(ann, Change::CheckAddressee(to)).await), refused);
+    }
+    assert_eq!(code(here.ask(ann, message(Some(stranger), 1)).await), Some(ErrorCode::NoSuchPeer));
+    assert_eq!(code(here.ask(ann, message(Some(ann.peer), 1)).await), Some(ErrorCode::BadRequest));
+    let sent = here.ask(ann, message(Some(bob.peer), 1)).await;
+    let Ok(Done::Sent(Sent::Appended(entry))) = sent else { panic!("{sent:?}") };
+    assert!(matches!(entry.event, Event::Message { to: Some(to), .. } if to == bob.peer));
+    here.leave(bob).await;
+    // A repeated one is answered although its addressee has left.
+    let again = there.ask(ann, message(Some(bob.peer), 1)).await;
+    assert!(matches!(again, Ok(Done::Sent(Sent::Duplicate(_)))), "{again:?}");
+    let check = there.ask(bob, Change::CheckAddressee(None)).await;
+    assert_eq!(code(check), Some(ErrorCode::NotAMember));
+}
+
+pub(super) async fn away_and_back_alternate<K: Kind>() {
+    let (here, there) = Nodes::joined::<K>(limits(GENEROUS), &["ann", "bob"]).await;
+    let ann = author("ann");
+    let mut told = Vec::new();
+    for (node, away) in [
+        (&here, false),
+        (&here, true),
+        (&there, true),
+        (&there, false),
+        (&here, false),
+        (&there, true),
+    ] {
+        let Ok(Done::Marked(entry)) = node.ask(ann, Change::MarkAway(away)).await else {
+            panic!("refused")
+        };
+        told.push(entry.map(|entry| (entry.offset, entry.event.clone())));
+    }
+    let expected =
+        [None, Some((3, Event::Away)), None, Some((4, Event::Back)), None, Some((5, Event::Away))];
+    assert_eq!(told, expected);
+    assert!(here.snapshot(author("bob")).await.unwrap().members[0].away);
+    here.leave(ann).await;
+    let gone = there.ask(ann, Change::MarkAway(false)).await;
+    assert!(matches!(gone, Ok(Done::Marked(None))), "{gone:?}");
+}
+
+pub(super) async fn bodies_come_back_as_they_were_written<K: Kind>() {
+    let (here, there) = Nodes::joined::<K>(limits(GENEROUS), &["ann"]).await;
+    let bodies = [
+        "null",
+        "\"\\u00e9 é \\\\ \\\" \\n | : } \\u0000\"",
+        "{\"b\": 1.0,\"a\" :\t[1e400, -0, 12345678901234567890123]}",
+        "[]",
+        "{}",
+        "\"\"",
+        "0",
+    ];
+    for (seq, text) in (1..).zip(bodies) {
+        let sent = here.ask(author("ann"), here.message(LogLane::Bulk, seq, text)).await;
+        let Ok(Done::Sent(Sent::Appended(entry))) = sent else { panic!("{sent:?}") };
+        assert_eq!(body(&entry), text);
+    }
+    let state = there.load("late").await;
+    let read: Vec<&str> = state.entries.bulk.iter().map(|entry| body(entry)).collect();
+    assert_eq!(read, bodies);
+}
+
+pub(super) async fn a_log_is_bounded_by_entries_past_the_window<K: Kind>() {
+    let few = Retention { entries: 3, ..GENEROUS };
+    let (here, there) = Nodes::joined::<K>(limits(few), &["ann"]).await;
+    let asked = (1..=5).map(|seq| (author("ann"), here.message(LogLane::Bulk, seq, "1")));
+    let sent = here.ask_all(asked.collect()).await;
+    assert_eq!(sent.len(), 5);
+    // A session may still come back for them, however many they are.
+    here.later(59).append(author("ann"), LogLane::Bulk, 6).await;
+    assert_eq!(offsets(&there.load("late").await, LogLane::Bulk), [1, 2, 3, 4, 5, 6]);
+    there.broker.trim(there.later(60).now, &there.room).await.unwrap();
+    let state = there.load("late").await;
+    assert_eq!(offsets(&state, LogLane::Bulk), [4, 5, 6]);
+    // The other lane keeps what is its own.
+    assert_eq!(offsets(&state, LogLane::Signal), [1]);
+    assert_eq!(here.later(60).append(author("ann"), LogLane::Bulk, 7).await.offset, 7);
+    assert_eq!(offsets(&there.load("late").await, LogLane::Bulk), [5, 6, 7]);
+}
+
+pub(super) async fn a_log_is_bounded_by_bytes<K: Kind>() {
+    let small = Retention { bytes: 2_000, ..GENEROUS };
+    let (here, there) = Nodes::joined::<K>(limits(small), &["ann"]).await;
+    let text = format!("\"{}\"", "é".repeat(250));
+    for seq in 1..=9 {
+        here.ask(author("ann"), here.message(LogLane::Bulk, seq, &text)).await.unwrap();
+    }
+    let state = there.load("late").await;
+    let one = state.entries.bulk[0].bytes();
+    assert!(3 * one <= 2_000 && 2_000 < 4 * one);
+    assert_eq!(offsets(&state, LogLane::Bulk), [7, 8, 9]);
+    // What is let go of counts no more: small ones fit in again.
+    for seq in 10..=12 {
+        here.append(author("ann"), LogLane::Bulk, seq).await;
+    }
+    let state = there.load("late").await;
+    let held: usize = state.entries.bulk.iter().map(|entry| entry.bytes()).sum();
+    assert_eq!(offsets(&state, LogLane::Bulk), [8, 9, 10, 11, 12]);
+    assert!(held <= 2_000 && held + one > 2_000);
+}
+
+pub(super) async fn a_log_is_bounded_by_age<K: Kind>() {
+    let (here, there) = Nodes::joined::<K>(limits(GENEROUS), &["ann"]).await;
+    let ann = author("ann");
+    here.append(ann, LogLane::Bulk, 1).await;
+    here.later(100).append(ann, LogLane::Bulk, 2).await;
+    there.broker.trim(there.now + GENEROUS.age, &there.room).await.unwrap();
+    assert_eq!(offsets(&there.load("late").await, LogLane::Bulk), [1, 2]);
+    there.broker.trim(there.later(1).now + GENEROUS.age, &there.room).await.unwrap();
+    let state = there.load("late").await;
+    assert_eq!(offsets(&state, LogLane::Bulk), [2]);
+    assert_eq!((offsets(&state, LogLane::Signal), state.positions.signal), (vec![], 1));
+    // An append lets go of what is too old as well.
+    here.later(251).append(ann, LogLane::Bulk, 3).await;
+    let state = there.load("late").await;
+    assert_eq!((offsets(&state, LogLane::Bulk), state.positions.bulk), (vec![3], 3));
+}
+
+pub(super) async fn sends_from_two_nodes_are_one_order<K: Kind>() {
+    let (here, there) = Nodes::joined::<K>(limits(GENEROUS), &["ann", "bob"]).await;
+    let sends = |node: &Node, name| -> Vec<_> {
+        (1..=50).map(|seq| (author(name), node.message(LogLane::Bulk, seq, "1"))).collect()
+    };
+    let (from_ann, from_bob) = (sends(&here, "ann"), sends(&there, "bob"));
+    let (ann, bob) = tokio::join!(here.ask_all(from_ann), there.ask_all(from_bob));
+    let offset = |result: Result<Done, Refusal>| match result {
+        Ok(Done::Sent(Sent::Appended(entry))) => entry.offset,
+        other => panic!("{other:?}"),
+    };
+    let ann: Vec<u64> = ann.into_iter().map(offset).collect();
+    let bob: Vec<u64> = bob.into_iter().map(offset).collect();
+    assert!(ann.is_sorted() && bob.is_sorted());
+    let mut all = [ann, bob].concat();
+    all.sort_unstable();
+    assert_eq!(all, (1..=100).collect::<Vec<u64>>());
+    assert_eq!(offsets(&here.load("late").await, LogLane::Bulk), all);
+}
+
+pub(super) async fn an_empty_room_lingers_and_goes<K: Kind>() {
+    let (here, there) = Nodes::joined::<K>(limits(GENEROUS), &["ann"]).await;
+    let linger = ROOM_LINGER.as_secs();
+    assert!(!here.later(2 * linger).remove().await, "somebody is in it");
+    here.leave(author("ann")).await;
+    assert!(!there.later(linger - 1).remove().await);
+    assert_eq!(here.later(linger - 1).load("next").await.positions.epoch, epoch("first"));
+    assert!(there.later(linger).remove().await);
+    assert!(here.later(linger).remove().await, "gone already");
+    let state = here.load("next").await;
+    assert_eq!(state.positions.epoch, epoch("next"));
+    assert_eq!((state.positions.signal, offsets(&state, LogLane::Signal)), (0, vec![]));
+    let joining = there.join(author("ann")).await.unwrap();
+    assert_eq!((joining.snapshot.positions.signal, joining.snapshot.members.len()), (1, 1));
+}
+
+pub(super) async fn a_room_that_is_not_there_has_no_members<K: Kind>() {
+    let (here, _there) = Nodes::with::<K>(limits(GENEROUS), &["ann"]).await;
+    let elsewhere = Node { room: RoomName::parse("elsewhere").unwrap(), ..here };
+    for change in [Change::Snapshot, Change::Update(json("{}")), Change::CheckAddressee(None)] {
+        let refused = elsewhere.ask(author("ann"), change).await;
+        assert_eq!(code(refused), Some(ErrorCode::NotAMember));
+    }
+    assert!(elsewhere.remove().await);
+}

@@ -1,0 +1,155 @@
+//! Sessions: resumed by their own, under one generation at a time, until they end.
+
+use handover_protocol::session::grant::{Lapse, OTHER_USER};
+use handover_protocol::wire::{ErrorCode, UserId};
+
+use super::*;
+use crate::broker::ResumeError;
+
+async fn resume(node: &Node, name: &str) -> Result<SessionRecord, ResumeError> {
+    node.broker.resume(author(name).session, secret(name), None, 0).await
+}
+
+fn newer(author: Author) -> Author {
+    Author { generation: author.generation + 1, ..author }
+}
+
+pub(super) async fn a_session_is_resumed_by_its_secret_alone<K: Kind>() {
+    let (here, there) = Nodes::with::<K>(limits(GENEROUS), &["ann"]).await;
+    let ann = author("ann");
+    let wrong = there.broker.resume(ann.session, secret("bob"), None, 0).await;
+    assert!(matches!(wrong, Err(ResumeError::Unknown)), "{wrong:?}");
+    assert!(matches!(resume(&there, "bob").await, Err(ResumeError::Unknown)));
+    // Who does not know the secret has fenced nobody out.
+    here.join(ann).await.unwrap();
+    let record = resume(&there, "ann").await.unwrap();
+    assert_eq!((record.session, record.peer, record.generation), (ann.session, ann.peer, 2));
+    assert_eq!(record.secret_hash, secret("ann"));
+    assert_eq!(resume(&here, "ann").await.unwrap().generation, 3);
+}
+
+pub(super) async fn each_resume_fences_the_one_before<K: Kind>() {
+    let (here, there) = Nodes::joined::<K>(limits(GENEROUS), &["ann", "bob"]).await;
+    let ann = author("ann");
+    here.append(ann, LogLane::Bulk, 1).await;
+    assert_eq!(resume(&there, "ann").await.unwrap().generation, 2);
+    for change in [
+        here.message(LogLane::Bulk, 2, "1"),
+        Change::Update(json("{}")),
+        Change::Leave(LeaveReason::Left),
+        Change::MarkAway(true),
+        Change::CheckAddressee(None),
+        Change::Snapshot,
+    ] {
+        assert!(is_fenced(here.ask(ann, change.clone()).await), "{change:?}");
+    }
+    let state = there.load("late").await;
+    assert_eq!((state.positions.signal, state.positions.bulk), (2, 1));
+    assert_eq!(there.append(newer(ann), LogLane::Bulk, 2).await.offset, 2);
+    assert_eq!(here.append(author("bob"), LogLane::Bulk, 1).await.offset, 3);
+}
+
+pub(super) async fn a_fenced_join_leaves_nothing_behind<K: Kind>() {
+    let (here, there) = Nodes::with::<K>(limits(GENEROUS), &["ann"]).await;
+    let ann = author("ann");
+    resume(&there, "ann").await.unwrap();
+    let join = Change::Join { user: None, metadata: None };
+    assert!(is_fenced(here.ask(ann, join).await));
+    assert!(resume(&there, "ann").await.unwrap().rooms.is_empty());
+    assert_eq!(there.load("late").await.positions.signal, 0);
+}
+
+pub(super) async fn the_rooms_are_recorded_with_the_session<K: Kind>() {
+    let (here, there) = Nodes::with::<K>(limits(GENEROUS), &["ann"]).await;
+    let other = RoomName::parse("other").unwrap();
+    let elsewhere = Node { broker: here.broker.clone(), room: other.clone(), now: here.now };
+    elsewhere.load("o").await;
+    let ann = author("ann");
+    here.join(ann).await.unwrap();
+    elsewhere.join(ann).await.unwrap();
+    let mut rooms = resume(&there, "ann").await.unwrap().rooms;
+    rooms.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+    assert_eq!(rooms, [other, room()]);
+    elsewhere.leave(newer(ann)).await.unwrap();
+    assert_eq!(resume(&there, "ann").await.unwrap().rooms, [room()]);
+    let third = newer(newer(ann));
+    assert_eq!(names(&there.snapshot(third).await.unwrap()), ["ann"]);
+}
+
+pub(super) async fn a_retired_session_still_finishes_but_is_not_resumed<K: Kind>() {
+    let (here, there) = Nodes::joined::<K>(limits(GENEROUS), &["ann"]).await;
+    let ann = author("ann");
+    assert!(here.broker.retire(ann).await.unwrap());
+    assert!(matches!(resume(&there, "ann").await, Err(ResumeError::Unknown)));
+    // What came before the end may still wait in its room.
+    here.append(ann, LogLane::Bulk, 1).await;
+    assert!(here.broker.retire(ann).await.unwrap(), "asking again is safe");
+    assert!(here.leave(ann).await.is_some());
+}
+
+pub(super) async fn only_who_speaks_for_a_session_retires_or_readmits_it<K: Kind>() {
+    let (here, there) = Nodes::joined::<K>(limits(GENEROUS), &["ann"]).await;
+    let ann = author("ann");
+    resume(&there, "ann").await.unwrap();
+    assert!(!here.broker.retire(ann).await.unwrap());
+    assert!(!here.broker.readmit(ann, Admission::anonymous()).await.unwrap());
+    assert!(there.broker.readmit(newer(ann), Admission::anonymous()).await.unwrap());
+    assert!(!here.broker.retire(author("nobody")).await.unwrap());
+    assert!(!here.broker.readmit(author("nobody"), Admission::anonymous()).await.unwrap());
+    assert_eq!(resume(&there, "ann").await.unwrap().generation, 3);
+}
+
+pub(super) async fn an_ended_session_does_nothing_more<K: Kind>() {
+    let (here, there) = Nodes::joined::<K>(limits(GENEROUS), &["ann", "bob"]).await;
+    let ann = author("ann");
+    here.broker.retire(ann).await.unwrap();
+    here.leave(ann).await;
+    here.broker.end(ann.session).await.unwrap();
+    here.broker.end(ann.session).await.unwrap();
+    assert!(matches!(resume(&there, "ann").await, Err(ResumeError::Unknown)));
+    let join = Change::Join { user: None, metadata: None };
+    assert!(is_fenced(there.ask(ann, join).await));
+    assert_eq!(names(&there.snapshot(author("bob")).await.unwrap()), ["bob"]);
+    assert_eq!(there.load("late").await.positions.signal, 3);
+}
+
+pub(super) async fn an_ended_session_is_forgotten_by_its_rooms<K: Kind>() {
+    let (here, there) = Nodes::joined::<K>(limits(GENEROUS), &["ann"]).await;
+    let ann = author("ann");
+    here.append(ann, LogLane::Bulk, 1).await;
+    here.leave(ann).await;
+    here.broker.end(ann.session).await.unwrap();
+    // The same name again is another session: nothing it sends is a repetition.
+    there.broker.open(record("ann")).await.unwrap();
+    assert_eq!(there.join(ann).await.unwrap().snapshot.seq, PerLane::default());
+    assert_eq!(there.append(ann, LogLane::Bulk, 1).await.offset, 2);
+}
+
+pub(super) async fn what_a_session_may_do_goes_with_it<K: Kind>() {
+    let (here, there) = Nodes::with::<K>(limits(GENEROUS), &[]).await;
+    let until = |at| Admission {
+        user: Some(UserId::new("ann@example")),
+        lapse: Some(Lapse { at, life: 100 }),
+        ..Admission::anonymous()
+    };
+    let ann = author("ann");
+    let opened = SessionRecord { admission: until(50), ..record("ann") };
+    here.broker.open(opened).await.unwrap();
+    let resume = |presented, now| {
+        let broker = there.broker.clone();
+        async move { broker.resume(ann.session, secret("ann"), presented, now).await }
+    };
+    assert_eq!(resume(None, 49).await.unwrap().admission, until(50));
+    let refused = resume(None, 50).await;
+    let unauthorized = ErrorCode::Unauthorized;
+    assert!(matches!(&refused, Err(ResumeError::Refused(r)) if r.code == unauthorized));
+    let refused = resume(Some(Admission::anonymous()), 40).await;
+    assert!(matches!(&refused, Err(ResumeError::Refused(r)) if *r == OTHER_USER));
+    // Nothing is changed by what is refused.
+    let second = newer(ann);
+    assert!(here.broker.readmit(second, until(80)).await.unwrap());
+    assert_eq!(resume(None, 70).await.unwrap().admission, until(80));
+    let third = resume(Some(until(200)), 90).await.unwrap();
+    assert_eq!((third.admission, third.generation), (until(200), 4));
+    assert_eq!(resume(None, 150).await.unwrap().admission, until(200));
+}
