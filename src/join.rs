@@ -139,7 +139,14 @@ pub async fn run_with(
     let shown =
         Json::from_value(&Shown { name: &args.name }).unwrap_or_else(|_| Json::empty_object());
     let joined = client.join(&args.room, Some(shown)).await;
-    let room = joined.map_err(|error| JoinError::Room { room: args.room, error })?;
+    let room = match joined {
+        Ok(room) => room,
+        Err(error) => {
+            // Otherwise the gateway would wait for somebody who is not coming back.
+            client.close().await;
+            return Err(JoinError::Room { room: args.room, error });
+        }
+    };
     let done = talk(&client, &room, input, Screen::new(output)).await;
     client.close().await;
     done
