@@ -53,6 +53,8 @@ export class Reconnector {
     this.shunUntil = -Infinity;
     /** @type {AbortController | null} the dial under way */
     this.dialing = null;
+    /** Whether that is for something better than what carries the session. */
+    this.promotes = false;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.timer = undefined;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
@@ -104,6 +106,7 @@ export class Reconnector {
     this.carrier = null;
     this.silent = false;
     clearTimeout(this.promoting);
+    this.dropPromotion();
     if (this.dialing === null && !this.greeting) this.schedule(this.backoff.next(retryAfter));
   }
 
@@ -195,7 +198,9 @@ export class Reconnector {
     this.choice = choice;
     this.shunUntil = -Infinity;
     const wanted = choice === 'auto' ? 'webtransport' : choice;
-    if (this.carrier?.kind !== wanted) this.dialNow();
+    if (this.carrier?.kind !== wanted) return this.dialNow();
+    this.dropPromotion();
+    this.planPromotion();
   }
 
   /**
@@ -220,6 +225,13 @@ export class Reconnector {
     this.schedule(0);
   }
 
+  /** Gives up trying for something better, which may be waiting for nothing. */
+  dropPromotion() {
+    if (this.dialing === null || !this.promotes) return;
+    this.dialing.abort();
+    this.dialing = null;
+  }
+
   /** @param {number} wait */
   schedule(wait) {
     if (this.stopped) return;
@@ -235,10 +247,18 @@ export class Reconnector {
     return this.choice === 'auto' && this.isShunning ? 'websocket' : this.choice;
   }
 
-  /** @param {Choice} choice */
-  async dial(choice) {
-    if (this.stopped || this.dialing !== null) return;
-    this.timer = undefined;
+  /**
+   * @param {Choice} choice
+   * @param {boolean} [promotes] it is for something better: whatever is needed goes first
+   */
+  async dial(choice, promotes = false) {
+    if (this.stopped) return;
+    if (!promotes) {
+      this.timer = undefined;
+      this.dropPromotion();
+    }
+    if (this.dialing !== null) return;
+    this.promotes = promotes;
     const { wallNow = Date.now } = this.effects;
     const dialing = new AbortController();
     this.dialing = dialing;
@@ -265,7 +285,7 @@ export class Reconnector {
     const shunned = Math.max(0, this.shunUntil - this.effects.now());
     this.promoting = setTimeout(() => {
       this.promoting = undefined;
-      if (this.carrier?.kind === 'websocket') void this.dial('webtransport');
+      if (this.carrier?.kind === 'websocket') void this.dial('webtransport', true);
     }, shunned + PROMOTE_FIRST_MS / 2 + this.promotion.next());
   }
 }

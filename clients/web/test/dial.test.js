@@ -230,6 +230,52 @@ test('a WebSocket session tries WebTransport later, and moves', () => timed(asyn
   it.stop();
 }));
 
+test('a try to move to WebTransport holds up no dial that is needed', () => timed(async () => {
+  const { it, track, dials, pass } = reconnector();
+  const promoted = () => {
+    it.live('websocket');
+    pass(3_600_000);
+    return dials.splice(0);
+  };
+  assert.deepEqual(promoted(), ['webtransport']);
+  it.lost();
+  assert.deepEqual(dials.splice(0), ['auto'], 'lost meanwhile');
+  assert.deepEqual(track.events, ['webtransport starts', 'webtransport cancelled', 'webtransport starts']);
+  assert.deepEqual(promoted(), ['webtransport']);
+  it.draining(100);
+  pass(99);
+  assert.deepEqual(dials, [], 'it may still get there');
+  pass(1);
+  assert.deepEqual(dials.splice(0), ['auto'], 'drained meanwhile');
+  pass(100);
+  it.lost();
+  assert.deepEqual(dials, [], 'that dial is good for the loss too');
+  assert.deepEqual(promoted(), ['webtransport']);
+  it.lost(2_000);
+  pass(2_999);
+  assert.deepEqual(dials, [], 'the gateway is obeyed');
+  pass(1);
+  assert.deepEqual(dials, ['auto']);
+  it.stop();
+}));
+
+test('a WebSocket chosen where there is one already stays: no try to move is begun or finished', () => timed(async () => {
+  const { it, track, dials, pass } = reconnector();
+  it.live('websocket');
+  it.choose('websocket');
+  pass(3_600_000);
+  assert.deepEqual(dials, []);
+  it.choose('auto');
+  track.finish('webtransport');
+  await turn();
+  it.live('websocket');
+  pass(3_600_000);
+  assert.deepEqual(dials, ['auto', 'webtransport']);
+  it.choose('websocket');
+  assert.equal(track.events.at(-1), 'webtransport cancelled');
+  it.stop();
+}));
+
 test('beside a silent connection it is dialled until another one is there or the old one speaks', () => timed(async () => {
   const { it, track, dials, failed, pass } = reconnector('websocket');
   const dialled = async () => {
