@@ -2,7 +2,7 @@
  * Keeps a session carried: opens connections when they are needed, moves messages between
  * them and the session, and keeps the session's time.
  */
-import { dial, pageMemory, remember } from './dial.js';
+import { dial, inTime, pageMemory, remember } from './dial.js';
 import { findEndpoints } from './endpoints.js';
 import { Close } from './errors.js';
 import { watchHints } from './hints.js';
@@ -101,7 +101,9 @@ export class Carrier {
    */
   async dial(choice, signal) {
     const { token, certificateHash, webTransportUrl, WebSocket } = this.options;
-    if (token !== undefined) this.session.token = typeof token === 'string' ? token : await token();
+    if (typeof token === 'string') this.session.token = token;
+    // The page may have to fetch it, on a network on which that never ends.
+    else if (token !== undefined) this.session.token = await inTime(token(), signal, 'no token came in time');
     const webTransport = choice !== 'websocket' && hasWebTransport();
     this.note(`dialling (${choice})`);
     // A gateway that was started anew may show another certificate: ask every time.

@@ -137,6 +137,30 @@ function race(contestants, signal) {
   });
 }
 
+/**
+ * What comes of a promise, unless the dial it is for is given up, or it takes too long.
+ * @template T
+ * @param {T | Promise<T>} promise
+ * @param {AbortSignal} signal
+ * @param {string} late what is said then
+ * @returns {Promise<T>}
+ */
+export function inTime(promise, signal, late) {
+  return new Promise((resolve, reject) => {
+    /** @param {() => void} settle */
+    const finish = (settle) => {
+      clearTimeout(timer);
+      signal.removeEventListener('abort', aborted);
+      settle();
+    };
+    const aborted = () => finish(() => reject(abortError(signal)));
+    const timer = setTimeout(() => finish(() => reject(new HandoverError('unreachable', late))), DIAL_TIMEOUT_MS);
+    signal.addEventListener('abort', aborted);
+    Promise.resolve(promise).then((value) => finish(() => resolve(value)), (error) => finish(() => reject(error)));
+    if (signal.aborted) aborted();
+  });
+}
+
 /** @param {unknown[]} failures */
 function failure(failures) {
   const [only] = failures;
