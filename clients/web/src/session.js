@@ -172,7 +172,7 @@ export class ClientSession extends Commands {
       return this.dropLink(now, id, 'by_gateway', loss);
     }
     if (link !== undefined) return this.handleGreeting(now, link, message, text.length);
-    this.liveness?.hear(now);
+    this.liveness?.hear(now, message.type);
     handleLive(this, now, message, text.length);
   }
 

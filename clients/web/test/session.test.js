@@ -226,6 +226,38 @@ test('in a call a silent link is given up within three seconds, and heard again 
   assert.equal(JSON.parse(bench.session.transmit(60_000, 1, 'signal') ?? '{}').type, 'ping');
 });
 
+test('a link on which nothing of ours arrives any more is given up however much comes: in a call as soon as a silent one', () => {
+  const hearing = (/** @type {boolean} */ inCall, /** @type {any} */ heard) => {
+    const bench = new Bench().member();
+    bench.session.setInCall(0, inCall);
+    bench.session.transmit(0, 1, 'signal');
+    bench.take(1, { type: 'pong', id: bench.session.liveness?.asked?.id });
+    bench.outputs();
+    // Others go on talking; of what is said here nothing is answered.
+    for (bench.now = 0; bench.now < 60_000; bench.now += 100) {
+      bench.session.transmit(bench.now, 1, 'signal');
+      bench.take(1, heard);
+      bench.session.handleTimeout(bench.now);
+      if (bench.outputs().some(({ type }) => type === 'stalled')) return bench.now;
+    }
+    return Infinity;
+  };
+  assert.ok(hearing(true, bulk(6)) <= 3_000);
+  assert.equal(hearing(false, bulk(6)), 30_000);
+  const accepted = { type: 'accepted', room: 'r', lane: 'bulk', epoch: 'e', seq: 1, offset: 6 };
+  const busy = hearing(true, accepted);
+  assert.ok(busy > 3_000 && busy < 7_000, `an answer to something else puts it off, once: ${busy}`);
+});
+
+test('who is in a call from now on waits no longer for what was asked before', () => {
+  const bench = new Bench().member();
+  bench.session.transmit(0, 1, 'signal');
+  bench.now = 1_000;
+  bench.take(1, bulk(6));
+  bench.session.setInCall(1_000, true);
+  assert.equal(bench.session.due(), 1_900);
+});
+
 test('a gateway that does not welcome is left, one that babbles too', () => {
   const bench = new Bench();
   bench.open(1);

@@ -9,10 +9,12 @@
  * @typedef {object} Pace
  * @property {number} everyMs between pings
  * @property {number} deadMs silence after a ping that counts as dead
+ * @property {boolean} answersOnly what others say does not break that silence: a path can be dead
+ *   in one direction alone
  */
 
 /** Pings of a session in a call: a dead link is noticed within three seconds. */
-export const PACE_IN_CALL = Object.freeze({ everyMs: 1_000, deadMs: 1_900 });
+export const PACE_IN_CALL = Object.freeze({ everyMs: 1_000, deadMs: 1_900, answersOnly: true });
 
 /**
  * Pings of an idle session.
@@ -20,11 +22,14 @@ export const PACE_IN_CALL = Object.freeze({ everyMs: 1_000, deadMs: 1_900 });
  * @returns {Pace}
  */
 export function paceIdle(heartbeatMs) {
-  return { everyMs: heartbeatMs, deadMs: 5_000 };
+  return { everyMs: heartbeatMs, deadMs: 5_000, answersOnly: false };
 }
 
-/** Something may be heard on a link on which nothing we say arrives: this is the longest wait. */
+/** The ping itself has to be answered in so many times the silence that counts as dead. */
 const UNANSWERED_FACTOR = 3;
+
+/** What the gateway can only have said because it heard something. */
+const ANSWERS = new Set(['joined', 'accepted', 'members', 'ok', 'pong', 'ice', 'error']);
 
 export class Liveness {
   /**
@@ -34,6 +39,8 @@ export class Liveness {
   constructor(now, pace) {
     this.pace = pace;
     this.heard = now;
+    /** When that was an answer. */
+    this.answered = now;
     /** @type {{id: number, at: number, deadMs: number} | null} */
     this.asked = null;
     this.nextAsk = now;
@@ -65,9 +72,11 @@ export class Liveness {
    * Something arrived. That puts off giving the link up, but takes nothing back: on a link that
    * has been given up only an answer proves that both directions work.
    * @param {number} now
+   * @param {string} type of message
    */
-  hear(now) {
+  hear(now, type) {
     this.heard = now;
+    if (ANSWERS.has(type)) this.answered = now;
   }
 
   /**
@@ -107,7 +116,8 @@ export class Liveness {
   deadline() {
     if (this.asked === null || this.stalled) return Infinity;
     const { at, deadMs } = this.asked;
-    return Math.min(Math.max(at, this.heard) + deadMs, at + UNANSWERED_FACTOR * deadMs);
+    const alive = this.pace.answersOnly ? this.answered : this.heard;
+    return Math.min(Math.max(at, alive) + deadMs, at + UNANSWERED_FACTOR * deadMs);
   }
 
   due() {
