@@ -5,6 +5,7 @@
 //! what is to be sent (signal before ephemeral before bulk), then what has arrived.
 
 mod arrivals;
+mod bounds;
 mod door;
 mod output;
 
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use handover_protocol::limits::{BLOCKED_TIMEOUT, QUALITY_EVERY};
+use handover_protocol::pace::PaceLimits;
 use handover_protocol::session::server::{Action, ServerSession, Settings, Streams};
 use handover_protocol::session::{Request, Slot};
 use handover_protocol::time::Time;
@@ -35,6 +37,7 @@ use crate::router::Router;
 use crate::router::handle::{Command, RoomHandle};
 use crate::router::live_log::SharedLog;
 use crate::router::mailbox::{Mailbox, Notice};
+use crate::router::quota::SharedPace;
 use crate::router::seat::Seat;
 use crate::telemetry::Metrics;
 use crate::transport::accept::Admitted;
@@ -47,6 +50,8 @@ pub struct Shared {
     pub settings: Settings,
     /// When a `hello` must have come.
     pub hello_timeout: Duration,
+    /// How fast a session may go.
+    pub pace: PaceLimits,
     /// Looks at tokens; nobody is asked for one where this is absent.
     pub authority: Option<Arc<Authority>>,
     /// The rooms.
@@ -170,6 +175,8 @@ struct Pump<T> {
     arrivals: Arrivals,
     admitted: Admitted,
     shared: Arc<Shared>,
+    /// The session's, once there is one.
+    pace: SharedPace,
     session: ServerSession<SharedLog>,
     mailbox: Arc<Mailbox>,
     seat: Option<Arc<Seat>>,
@@ -226,6 +233,7 @@ impl<T: Transport> Pump<T> {
             sent: Sent::default(),
             datagrams_dropped: 0,
             arrivals: Arrivals::new(),
+            pace: shared.fresh_pace(now),
             transport,
             admitted,
             shared,
@@ -245,7 +253,12 @@ impl<T: Transport> Pump<T> {
     async fn open(&mut self, hello: Hello) {
         let agent = hello.agent.as_deref().map(|agent| agent.chars().take(64).collect::<String>());
         let resuming = hello.resume.is_some();
-        let admitted = self.shared.admit(&hello).await;
+        // Many may be behind one address, and those who were there before may come back.
+        let settled = if resuming { Ok(()) } else { self.settle() };
+        let admitted = match settled {
+            Ok(()) => self.shared.admit(&hello).await,
+            Err(refusal) => Err(refusal),
+        };
         let opened = match admitted {
             Ok(admission) => self.shared.router.open(hello, admission, self.mailbox.clone()).await,
             Err(refusal) => Err(refusal),
@@ -256,12 +269,16 @@ impl<T: Transport> Pump<T> {
                     session = %opened.session, peer = %opened.peer, resuming,
                     agent = agent.as_deref().unwrap_or(""), "session opened"
                 );
+                self.pace = self.shared.router.pace(opened.session, self.pace.clone());
                 self.seat = Some(seat);
+                self.admitted.settle();
                 self.admitted.greeted();
                 self.rooms = rooms;
                 self.session.handle_opened(&self.shared.settings, opened);
             }
-            Err(refusal) => self.session.handle_refused(&refusal, None),
+            Err(refusal) => {
+                self.session.handle_refused(&refusal, bounds::retry_after(&refusal));
+            }
         }
     }
 
@@ -353,7 +370,7 @@ impl<T: Transport> Pump<T> {
                 return;
             }
             self.shared.metrics.received(self.transport.kind(), payload.len() as u64);
-            self.session.handle_frame(&self.shared.settings, lane, &payload);
+            self.take(now, lane, &payload);
         }
     }
 
@@ -391,19 +408,22 @@ impl<T: Transport> Pump<T> {
     }
 
     fn request(&mut self, request: Request) {
-        let Some(seat) = &self.seat else { return };
+        let Some(seat) = self.seat.clone() else { return };
         let Request { slot, room, op } = request;
         let lane = op.lane();
         let known = self.rooms.iter().find(|(taken, ..)| *taken == slot);
         let handle = match known {
             Some((.., handle)) => handle.clone(),
             None => {
+                if self.forbids_join(slot, &room, &op) {
+                    return;
+                }
                 let handle = self.shared.router.room(&room);
                 self.rooms.push((slot, room, handle.clone()));
                 handle
             }
         };
-        let command = Command::Request(Box::new((seat.clone(), slot, op)));
+        let command = Command::Request(Box::new((seat, slot, op)));
         match handle.ask(lane, command) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(command)) => {

@@ -26,10 +26,12 @@ use crate::connection;
 use crate::error::{Socket, StartError};
 use crate::http::{IdentityStatement, Site, Status};
 use crate::router::Router;
+use crate::router::quota::Bounds;
 use crate::telemetry::Metrics;
 use crate::tls::{Identity, Tls};
 use crate::transport::accept::{
-    Acceptor, Admitted, Attach, Gate, Refused, TcpTls, accept_quic, accept_tcp, bind_tcp,
+    Acceptor, Admitted, Attach, Gate, GateLimits, Refused, TcpTls, accept_quic, accept_tcp,
+    bind_tcp,
 };
 use crate::transport::webtransport::{BoundUdp, bind_udp, endpoint, server_config};
 use crate::transport::{self, Kind, Transport};
@@ -98,6 +100,11 @@ impl Gateway {
             tasks.clone(),
             stopping.clone(),
         );
+        router.bound(Bounds {
+            sessions_per_user: config.capacity.sessions_per_user,
+            sessions_away: config.capacity.sessions_away,
+            rooms: config.capacity.rooms,
+        });
         tasks.spawn(tls.clone().keep_fresh(clock, metrics.clone(), stopping.clone()));
         if let Some(authority) = &authority {
             tasks.spawn(authority.clone().keep_fresh(stopping.clone()));
@@ -112,21 +119,28 @@ impl Gateway {
                 ice_ttl: config.ice.ttl,
             },
             hello_timeout: config.hello_timeout,
+            pace: config.pace,
             authority,
             router: router.clone(),
             clock,
             metrics: metrics.clone(),
         });
         let origins = config.origins;
-        let gate =
-            Gate::new(config.capacity.connections, config.capacity.ungreeted, move |visitor| {
-                origins.allow(Caller {
-                    origin: visitor.origin,
-                    authority: visitor.authority,
-                    address: visitor.address,
-                    encrypted: visitor.encrypted,
-                })
-            });
+        let gate_limits = GateLimits {
+            connections: config.capacity.connections,
+            ungreeted: config.capacity.ungreeted,
+            ungreeted_per_address: config.capacity.ungreeted_per_address,
+            connections_per_address: config.capacity.connections_per_address,
+            handshakes: config.capacity.handshakes,
+        };
+        let gate = Gate::new(gate_limits, clock.now(), move |visitor| {
+            origins.allow(Caller {
+                origin: visitor.origin,
+                authority: visitor.authority,
+                address: visitor.address,
+                encrypted: visitor.encrypted,
+            })
+        });
         let gate = Arc::new(gate);
         let draining = Arc::new(AtomicBool::new(false));
         let port = bound.first().map_or(0, |(address, ..)| address.port());

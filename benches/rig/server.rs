@@ -68,6 +68,17 @@ impl Server {
         let mut command = Command::new(std::env::var_os("BENCH_GATEWAY").unwrap_or_else(built));
         command.args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
         command.args(["--log", "warn"]);
+        // Everything comes from one address, and as fast as it goes.
+        for limit in [
+            "ungreeted_per_address",
+            "connections_per_address",
+            "handshakes_per_s",
+            "messages_per_s",
+            "bytes_per_s",
+            "joins_per_s",
+        ] {
+            command.args(["--set", &format!("limits.{limit}=0")]);
+        }
         // The caller's own settings are not what is measured here.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("HANDOVER_") {

@@ -10,6 +10,7 @@
 //! - [`session`]: both ends of a connection: [`session::server`] and its mirror
 //!   [`session::client`], and the outbox between a session and its transport.
 //! - [`limits`]: every bound, in one table.
+//! - [`pace`]: how fast a session may go.
 //! - `sim` (a feature): chance, links and a gateway made up, for simulations.
 //!
 //! # The one contract of every state machine
@@ -28,6 +29,7 @@
 #![warn(missing_docs)]
 
 pub mod limits;
+pub mod pace;
 pub mod room;
 pub mod session;
 #[cfg(feature = "sim")]

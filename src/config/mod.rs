@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use handover_protocol::limits::{Limits, RETENTION_MARGIN, ROOM_NAME_BYTES_MAX, Retention};
+use handover_protocol::pace::{PaceLimits, Rate};
 use handover_protocol::wire::PerLane;
 use handover_protocol::wire::message::IceServer;
 
@@ -63,6 +64,8 @@ pub struct Config {
     pub limits: Limits,
     /// What is not announced.
     pub capacity: Capacity,
+    /// How fast a session may go.
+    pub pace: PaceLimits,
     /// How much of each log is kept.
     pub retention: PerLane<Retention>,
     /// What `ice` answers.
@@ -125,8 +128,20 @@ pub struct Capacity {
     pub room_members: usize,
     /// Connections at once.
     pub connections: usize,
-    /// Those among them that have not said `hello`.
+    /// Those that have not said `hello`.
     pub ungreeted: usize,
+    /// Those of one address.
+    pub ungreeted_per_address: usize,
+    /// Connections of one address.
+    pub connections_per_address: usize,
+    /// Handshakes begun per second, if that is bounded.
+    pub handshakes: Option<Rate>,
+    /// Sessions of one user.
+    pub sessions_per_user: usize,
+    /// Sessions without a connection.
+    pub sessions_away: usize,
+    /// Rooms.
+    pub rooms: usize,
 }
 
 /// What `ice` answers.
@@ -192,6 +207,7 @@ impl Config {
         let resume_window = settings.resume_window_ms.value.millis();
         let window = resume_window.saturating_add(RETENTION_MARGIN);
         let auth = auth(&settings);
+        let burst_s = settings.burst_s.value.0;
         let identity = match (settings.cert.value, settings.key.value) {
             (Some(cert), Some(key)) => IdentitySource::Files { cert, key },
             _ => IdentitySource::SelfMade { dir: settings.certs_dir.value },
@@ -219,6 +235,18 @@ impl Config {
                 room_members: settings.room_members.value.size(),
                 connections: settings.connections.value.size(),
                 ungreeted: settings.ungreeted.value.size(),
+                ungreeted_per_address: settings.ungreeted_per_address.value.size_or_any(),
+                connections_per_address: settings.connections_per_address.value.size_or_any(),
+                handshakes: settings.handshakes_per_s.value.rate(1, 1),
+                sessions_per_user: settings.sessions_per_user.value.size_or_any(),
+                sessions_away: settings.sessions_away.value.size_or_any(),
+                rooms: settings.rooms_total.value.size_or_any(),
+            },
+            pace: PaceLimits {
+                messages: settings.messages_per_s.value.rate(burst_s, 1),
+                bytes: settings.bytes_per_s.value.rate(burst_s, 1),
+                // A client that begins anew joins all its rooms at once.
+                joins: settings.joins_per_s.value.rate(burst_s, settings.rooms.value.0),
             },
             retention: PerLane {
                 signal: Retention {

@@ -146,6 +146,26 @@ settings! {
     connections: Count<1, 10_000_000> = Count(100_000), "limits.connections";
     /// Those among them that have not said `hello`.
     ungreeted: Count<1, 1_000_000> = Count(4_096), "limits.ungreeted";
+    /// Those of one address.
+    ungreeted_per_address: Count<0, 1_000_000> = Count(512), "limits.ungreeted_per_address";
+    /// Connections of one address.
+    connections_per_address: Count<0, 10_000_000> = Count(1_024), "limits.connections_per_address";
+    /// Begun per second by QUIC, and as many by TLS.
+    handshakes_per_s: Count<0, 1_000_000> = Count(1_000), "limits.handshakes_per_s";
+    /// Sessions of one user.
+    sessions_per_user: Count<0, 1_000_000> = Count(64), "limits.sessions_per_user";
+    /// Sessions without a connection.
+    sessions_away: Count<0, 10_000_000> = Count(100_000), "limits.sessions_away";
+    /// Rooms of the gateway.
+    rooms_total: Count<0, 10_000_000> = Count(100_000), "limits.rooms_total";
+    /// Messages of a session.
+    messages_per_s: Count<0, 1_000_000> = Count(1_000), "limits.messages_per_s";
+    /// Their bytes.
+    bytes_per_s: Count<0, 1_073_741_824> = Count(4 << 20), "limits.bytes_per_s";
+    /// Rooms a session joins.
+    joins_per_s: Count<0, 100_000> = Count(20), "limits.joins_per_s";
+    /// What may come at once, in seconds' worth.
+    burst_s: Count<1, 60> = Count(4), "limits.burst_s";
     /// Entries of a signal log.
     signal_entries: Count<1, 1_000_000> = Count(4_096), "retention.signal.entries";
     /// Bytes of a signal log.

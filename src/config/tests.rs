@@ -74,6 +74,16 @@ fn every_setting_arrives() {
         room_members = 4
         connections = 50
         ungreeted = 6
+        ungreeted_per_address = 7
+        connections_per_address = 8
+        handshakes_per_s = 9
+        sessions_per_user = 10
+        sessions_away = 11
+        rooms_total = 0
+        messages_per_s = 12
+        bytes_per_s = 13
+        joins_per_s = 0
+        burst_s = 2
         [retention.signal]
         entries = 7
         bytes = 8192
@@ -105,7 +115,23 @@ fn every_setting_arrives() {
         config.limits;
     let limits = [message_bytes, metadata_bytes, ephemeral_bytes, room_bytes, rooms];
     assert_eq!(limits, [8192, 100, 200, 128, 3]);
-    let capacity = Capacity { room_members: 4, connections: 50, ungreeted: 6 };
+    let capacity = Capacity {
+        room_members: 4,
+        connections: 50,
+        ungreeted: 6,
+        ungreeted_per_address: 7,
+        connections_per_address: 8,
+        handshakes: Some(Rate { per_s: 9, burst: 9 }),
+        sessions_per_user: 10,
+        sessions_away: 11,
+        rooms: usize::MAX,
+    };
+    let pace = PaceLimits {
+        messages: Some(Rate { per_s: 12, burst: 24 }),
+        bytes: Some(Rate { per_s: 13, burst: 26 }),
+        joins: None,
+    };
+    assert_eq!(config.pace, pace);
     assert_eq!(config.capacity, capacity);
     let signal = Retention { entries: 7, bytes: 8192, age: Duration::from_secs(100), window };
     let bulk = Retention { entries: 9, bytes: 10_000, age: window, window };

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use handover_protocol::pace::Rate;
 use handover_protocol::wire::Secret;
 use handover_protocol::wire::message::IceServer;
 use toml::de::DeValue;
@@ -84,6 +85,17 @@ impl<const MIN: u64, const MAX: u64> Count<MIN, MAX> {
 
     pub(super) fn size(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+
+    /// As a bound that 0 takes away.
+    pub(super) fn size_or_any(self) -> usize {
+        if self.0 == 0 { usize::MAX } else { self.size() }
+    }
+
+    /// As a rate that 0 takes away, with so many seconds' worth at once, or `least`.
+    pub(super) fn rate(self, burst_s: u64, least: u64) -> Option<Rate> {
+        let burst = self.0.saturating_mul(burst_s).max(least);
+        (self.0 != 0).then_some(Rate { per_s: self.0, burst })
     }
 }
 

@@ -32,6 +32,9 @@ use crate::transport::accept::{
 
 /// A request's head must have come by then.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// ... or by then while more than half of the places are taken, and then there is one request a
+/// connection: who only holds a place must not keep out who wants a WebSocket.
+const HEAD_TIMEOUT_CROWDED: Duration = Duration::from_secs(2);
 /// Bytes of a request's head at the most.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// What `Retry-After` says when there is no room for another connection, seconds.
@@ -93,9 +96,11 @@ impl ServeTcp for Site {
             let response = answer(request, via, self, &upgrading);
             async move { Ok::<_, Infallible>(response) }
         });
+        let crowded = self.gate.is_tcp_crowded();
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
+            .keep_alive(!crowded)
+            .header_read_timeout(if crowded { HEAD_TIMEOUT_CROWDED } else { HEAD_TIMEOUT })
             .max_buf_size(HEAD_BYTES_MAX)
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades()

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
+use handover_protocol::time::Time;
 use handover_protocol::wire::{CloseCode, Lane};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -22,7 +23,7 @@ use super::{IdentityStatement, Site, Status};
 use crate::clock::Clock;
 use crate::telemetry::Metrics;
 use crate::transport::accept::{
-    Acceptor, Admitted, Attach, Gate, Refused, TcpTls, accept_tcp, bind_tcp,
+    Acceptor, Admitted, Attach, Gate, GateLimits, Refused, TcpTls, accept_tcp, bind_tcp,
 };
 use crate::transport::testkit::{Identity, SETTINGS, message, soon};
 use crate::transport::{Kind, Transport};
@@ -78,7 +79,10 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
-        Self::with(Gate::new(10, 10, |_| true), Told { self_made: true, ..Told::default() })
+        Self::with(
+            Gate::new(GateLimits::of(10, 10), Time::ZERO, |_| true),
+            Told { self_made: true, ..Told::default() },
+        )
     }
 
     fn with(gate: Gate, told: Told) -> Self {
@@ -221,7 +225,8 @@ async fn a_self_made_identity_is_told_to_any_page() {
     });
     assert_eq!(value, expected);
 
-    let server = Server::with(Gate::new(1, 9, |_| true), Told::default());
+    let server =
+        Server::with(Gate::new(GateLimits::of(1, 9), Time::ZERO, |_| true), Told::default());
     assert_eq!(server.get("/v1/identity").await.status, 404);
 }
 
@@ -240,7 +245,7 @@ async fn the_client_is_served_with_headers_that_bind_it() {
 #[tokio::test]
 async fn handshakes_are_refused_with_their_status() {
     let server = Server::with(
-        Gate::new(1, 9, |visitor| {
+        Gate::new(GateLimits::of(1, 9), Time::ZERO, |visitor| {
             assert!(visitor.address.is_loopback() && !visitor.encrypted);
             assert_eq!(visitor.authority, Some("localhost"));
             visitor.origin != Some("https://evil.example")
@@ -260,7 +265,7 @@ async fn handshakes_are_refused_with_their_status() {
     let evil = format!("{V13}\r\norigin: https://evil.example");
     assert_eq!(server.ask(&upgrade(&evil)).await.status, 403);
 
-    let entered = server.gate.try_enter().unwrap();
+    let entered = server.gate.try_enter_quic(Time::ZERO, Ipv4Addr::LOCALHOST.into()).unwrap();
     let _place = server.gate.admit(entered).unwrap();
     let full = server.ask(&upgrade(V13)).await;
     assert_eq!((full.status, full.header("retry-after")), (503, Some("2")));
@@ -335,8 +340,9 @@ async fn who_breaks_its_handshake_harms_nobody_else() {
 
 #[tokio::test]
 async fn nobody_is_turned_away_who_waits_for_a_place() {
-    let server = Server::with(Gate::new(9, 1, |_| true), Told::default());
-    let place = server.gate.try_enter().unwrap();
+    let server =
+        Server::with(Gate::new(GateLimits::of(9, 1), Time::ZERO, |_| true), Told::default());
+    let place = server.gate.enter_tcp().await.unwrap();
     let (answer, ()) = tokio::join!(server.get("/healthz"), async {
         tokio::task::yield_now().await;
         drop(place);

@@ -4,11 +4,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use handover_client::{Certificates, Transport};
+use handover_protocol::pace::PaceLimits;
 use http::Uri;
 use tokio::net::lookup_host;
 
 use super::{LoadArgs, LoadError};
-use crate::config::{Addresses, Config, IdentitySource};
+use crate::config::{Addresses, Capacity, Config, IdentitySource};
 use crate::gateway::Gateway;
 
 /// One way to connect.
@@ -30,12 +31,21 @@ impl OwnGateway {
     pub(super) async fn start() -> Result<Self, LoadError> {
         let dir = tempfile::tempdir().map_err(LoadError::Directory)?;
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let defaults = Config::default();
         let config = Config {
+            // The load is all from here, and as fast as was asked for.
+            pace: PaceLimits::default(),
+            capacity: Capacity {
+                ungreeted_per_address: usize::MAX,
+                connections_per_address: usize::MAX,
+                handshakes: None,
+                ..defaults.capacity
+            },
             listen: Addresses::of([loopback]),
             http: Addresses::of([loopback]),
             drain_timeout: Duration::from_secs(1),
             identity: IdentitySource::SelfMade { dir: dir.path().to_owned() },
-            ..Config::default()
+            ..defaults
         };
         Ok(OwnGateway { gateway: Gateway::start(config).await?, _certificates: dir })
     }

@@ -4,6 +4,7 @@ pub mod handle;
 pub mod identifiers;
 pub mod live_log;
 pub mod mailbox;
+pub mod quota;
 pub mod room;
 pub mod seat;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use handle::{Attach, Attached, Command, RoomHandle};
 use identifiers::Identifiers;
 use live_log::SharedLog;
 use mailbox::{Mailbox, Notice};
+use quota::{Bounds, Quota, SharedPace};
 use seat::Seat;
 
 /// What the router's tasks share.
@@ -54,6 +56,7 @@ pub struct Shared {
 struct Sessions {
     here: HashMap<SessionId, Whereabouts>,
     presence: Presence,
+    quota: Quota,
     leaving: Leaving,
 }
 
@@ -106,6 +109,7 @@ impl Router {
             sessions: Mutex::new(Sessions {
                 here: HashMap::new(),
                 presence,
+                quota: Quota::default(),
                 leaving: Leaving::Not,
             }),
             agenda_changed: Notify::new(),
@@ -113,6 +117,23 @@ impl Router {
         let router = Router(shared);
         router.0.tasks.spawn(router.clone().watch_presence());
         router
+    }
+
+    /// Bounds what is kept from now on.
+    pub fn bound(&self, bounds: Bounds) {
+        self.0.sessions().quota.bounds = bounds;
+    }
+
+    /// Whether the room is here, or there is a place for one more.
+    pub fn has_place_for(&self, room: &RoomName) -> bool {
+        let most = self.0.sessions().quota.bounds.rooms;
+        let rooms = self.0.rooms();
+        rooms.len() < most || rooms.contains_key(room)
+    }
+
+    /// How fast a session has been; `fresh` if it is new here.
+    pub fn pace(&self, session: SessionId, fresh: SharedPace) -> SharedPace {
+        self.0.sessions().quota.pace(session, fresh)
     }
 
     /// The room, started if nobody on this node was in it.
@@ -156,6 +177,9 @@ impl Router {
         let secret = identifiers.secret().map_err(internal)?;
         let (user, generation) = (admission.user.clone(), 1);
         let pass = self.pass(&admission);
+        if !self.0.sessions().quota.try_add(session, user.as_ref()) {
+            return Err(USER_FULL);
+        }
         let record = SessionRecord {
             session,
             peer,
@@ -164,7 +188,10 @@ impl Router {
             generation,
             rooms: Vec::new(),
         };
-        self.0.broker.open(record).await.map_err(|_| UNAVAILABLE)?;
+        if self.0.broker.open(record).await.is_err() {
+            self.0.sessions().quota.remove(session);
+            return Err(UNAVAILABLE);
+        }
         let author = Author { session, peer, generation };
         let seat = Arc::new(Seat { author, user: user.clone(), mailbox });
         self.0.metrics.sessions.inc();
@@ -298,6 +325,8 @@ impl Router {
             if is_newest {
                 sessions.here.insert(session, Whereabouts::Lost(seat.author, names));
                 sessions.presence.handle_lost(self.0.clock.now(), session);
+                let most = sessions.quota.bounds.sessions_away;
+                sessions.presence.keep_at_most(most);
             }
         }
         self.0.agenda_changed.notify_one();
@@ -337,6 +366,7 @@ impl Router {
             let mut sessions = self.0.sessions();
             sessions.presence.handle_back(author.session);
             sessions.here.remove(&author.session);
+            sessions.quota.remove(author.session);
         }
         self.0.metrics.sessions.dec();
         if let Err(unavailable) = self.0.broker.end(author.session).await {
@@ -444,5 +474,7 @@ impl Shared {
 
 const UNAVAILABLE: Refusal =
     Refusal::new(ErrorCode::Unavailable, "sessions cannot be stored right now");
+const USER_FULL: Refusal =
+    Refusal::new(ErrorCode::RateLimited, "as many sessions of this user as there may be");
 const SESSION_UNKNOWN: Refusal =
     Refusal::new(ErrorCode::SessionUnknown, "no such session: it expired, ended, or never was");

@@ -4,7 +4,7 @@
 use handover_protocol::limits::Retention;
 use handover_protocol::session::{Op, Outcome};
 use handover_protocol::wire::message::Send;
-use handover_protocol::wire::{Codec, Json};
+use handover_protocol::wire::{Codec, Json, UserId};
 
 use super::*;
 use crate::broker::memory::MemoryBroker;
@@ -175,4 +175,25 @@ async fn nothing_overtakes_what_waits_for_the_room() {
     ann.ask(Op::Leave { id: 2 });
     let Outcome::Left { at, .. } = ann.outcome().await else { panic!("overtaken") };
     assert_eq!(at.bulk, 2);
+}
+
+#[tokio::test]
+async fn a_user_has_so_many_sessions_and_a_place_again_when_one_ends() {
+    let router = router();
+    router.bound(Bounds { sessions_per_user: 1, ..Bounds::default() });
+    let open = |user: &str| {
+        let user = Some(UserId::new(user));
+        let admission = Admission { user, ..Admission::anonymous() };
+        router.open(hello(None), Some(admission), mailbox())
+    };
+    let (seat, opened, _) = open("ada").await.unwrap();
+    assert_eq!(open("ada").await.err().unwrap().code, ErrorCode::RateLimited);
+    open("bob").await.unwrap();
+    let Opened { session, secret, .. } = opened;
+    let resume = Resume { session, secret, rooms: Default::default() };
+    let (seat_again, ..) = router.open(hello(Some(resume)), None, mailbox()).await.unwrap();
+    assert!(seat_again.author.generation > seat.author.generation, "it may come back");
+    assert_eq!(open("ada").await.err().unwrap().code, ErrorCode::RateLimited);
+    router.end(seat_again.author, [], LeaveReason::Bye).await.unwrap();
+    open("ada").await.unwrap();
 }

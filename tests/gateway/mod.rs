@@ -3,7 +3,9 @@
 mod drain;
 mod entering;
 mod garbage;
+mod hostile;
 mod jwks;
+mod limits;
 mod priority;
 mod setup;
 mod silence;

@@ -114,6 +114,8 @@ pub struct Member {
     next_id: u64,
     seqs: [u64; 2],
     pub peer: String,
+    /// What it was greeted with.
+    pub welcome: Value,
 }
 
 impl Member {
@@ -130,9 +132,22 @@ impl Member {
         Self::new(Wire::WebSocket(Box::new(dial_websocket(to).await)))
     }
 
+    /// Says `hello` with the session of another connection.
+    pub async fn resume(&mut self, session: &Value) {
+        let resume = json!({
+            "session": session["session"], "secret": session["secret"], "rooms": {},
+        });
+        self.send("signal", json!({"type": "hello", "version": 1, "resume": resume})).await;
+    }
+
     /// One that has said nothing on the signal stream yet.
     pub async fn over_webtransport(to: SocketAddr) -> Self {
-        let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self::from_address(Ipv4Addr::LOCALHOST, to).await
+    }
+
+    /// The same from another address of this machine.
+    pub async fn from_address(from: Ipv4Addr, to: SocketAddr) -> Self {
+        let local = SocketAddr::from((from, 0));
         let endpoint = quinn::Endpoint::client(local).unwrap();
         let dialled = endpoint.connect_with(any_certificate(), to, "localhost").unwrap();
         let connection = soon(dialled).await.unwrap();
@@ -148,13 +163,14 @@ impl Member {
 
     fn new(wire: Wire) -> Self {
         let aside = [VecDeque::new(), VecDeque::new()];
-        Member { wire, aside, next_id: 1, seqs: [0, 0], peer: String::new() }
+        Member { wire, aside, next_id: 1, seqs: [0, 0], peer: String::new(), welcome: Value::Null }
     }
 
     async fn greeted(mut self) -> Self {
         self.send("signal", json!({"type": "hello", "version": 1})).await;
         let welcome = self.expect("signal", "welcome").await;
         self.peer = welcome["peer"].as_str().unwrap().to_owned();
+        self.welcome = welcome;
         self
     }
 
@@ -167,6 +183,14 @@ impl Member {
             }
         })
         .await;
+    }
+
+    /// The bare session of a member on WebTransport.
+    pub fn session(&self) -> Option<&Session> {
+        match &self.wire {
+            Wire::WebSocket(_) => None,
+            Wire::WebTransport(streams) => Some(&streams.session),
+        }
     }
 
     /// The next message on a lane, `quality` left out; `None` once the connection has ended.
@@ -300,7 +324,7 @@ impl Half {
 
 /// For a certificate made a moment ago. Whether clients hold it against its hash is their tests'
 /// affair.
-fn any_certificate() -> quinn::ClientConfig {
+pub fn any_certificate() -> quinn::ClientConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut crypto = rustls::ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()

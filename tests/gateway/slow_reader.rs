@@ -1,5 +1,6 @@
 //! A member that does not read costs nobody else anything, and is never given a silent gap.
 
+use handover_protocol::pace::PaceLimits;
 use serde_json::{Value, json};
 
 use super::setup::{Member, Served};
@@ -9,7 +10,11 @@ const BODY_BYTES: usize = 40_000;
 
 /// The log holds a small part of what is sent.
 async fn served() -> Served {
-    Served::with(|config| config.retention.bulk.entries = 50).await
+    Served::with(|config| {
+        config.retention.bulk.entries = 50;
+        config.pace = PaceLimits::default();
+    })
+    .await
 }
 
 async fn lags_and_is_reset(mut slow: Member, mut others: [Member; 2], served: Served) {

@@ -16,59 +16,86 @@ pub enum Due {
     Expired(SessionId),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Step {
-    Away,
-    Expire,
-}
-
 /// Watches over sessions that lost their connection.
 #[derive(Debug)]
 pub struct Presence {
     resume_window: Duration,
-    agenda: BTreeSet<(Time, Step, SessionId)>,
+    /// Who counts as away, and when.
+    aways: BTreeSet<(Time, SessionId)>,
+    /// Who ends, and when: whoever has been lost longest comes first.
+    ends: BTreeSet<(Time, SessionId)>,
+    /// Who ends now because there are too many.
+    surplus: BTreeSet<SessionId>,
     lost: HashMap<SessionId, Time>,
 }
 
 impl Presence {
     /// Nobody is missing yet.
     pub fn new(resume_window: Duration) -> Self {
-        Presence { resume_window, agenda: BTreeSet::new(), lost: HashMap::new() }
+        Presence {
+            resume_window,
+            aways: BTreeSet::new(),
+            ends: BTreeSet::new(),
+            surplus: BTreeSet::new(),
+            lost: HashMap::new(),
+        }
     }
 
     /// A session lost its connection at `now`.
     pub fn handle_lost(&mut self, now: Time, session: SessionId) {
         self.handle_back(session);
         self.lost.insert(session, now);
-        self.agenda.insert((now + self.resume_window, Step::Expire, session));
+        self.ends.insert((now + self.resume_window, session));
         if AWAY_AFTER < self.resume_window {
-            self.agenda.insert((now + AWAY_AFTER, Step::Away, session));
+            self.aways.insert((now + AWAY_AFTER, session));
         }
     }
 
     /// A session has a connection again, or has ended: nothing more is due for it.
     pub fn handle_back(&mut self, session: SessionId) {
+        self.surplus.remove(&session);
         if let Some(lost) = self.lost.remove(&session) {
-            self.agenda.remove(&(lost + AWAY_AFTER, Step::Away, session));
-            self.agenda.remove(&(lost + self.resume_window, Step::Expire, session));
+            self.aways.remove(&(lost + AWAY_AFTER, session));
+            self.ends.remove(&(lost + self.resume_window, session));
+        }
+    }
+
+    /// Ends those that have been lost longest until no more than `most` are.
+    pub fn keep_at_most(&mut self, most: usize) {
+        while self.lost.len() > most {
+            let Some(&(_, session)) = self.ends.first() else { return };
+            self.handle_back(session);
+            self.surplus.insert(session);
         }
     }
 
     /// When [`Presence::poll_due`] has something next.
     pub fn poll_timeout(&self) -> Option<Time> {
-        self.agenda.first().map(|(at, ..)| *at)
+        let surplus = (!self.surplus.is_empty()).then_some(Time::ZERO);
+        let away = self.aways.first().map(|(at, _)| *at);
+        let end = self.ends.first().map(|(at, _)| *at);
+        [surplus, away, end].into_iter().flatten().min()
     }
 
     /// The next thing due by `now`.
     pub fn poll_due(&mut self, now: Time) -> Option<Due> {
-        let &(at, step, session) = self.agenda.first().filter(|(at, ..)| *at <= now)?;
-        self.agenda.remove(&(at, step, session));
-        match step {
-            Step::Away => Some(Due::Away(session)),
-            Step::Expire => {
-                self.lost.remove(&session);
+        if let Some(session) = self.surplus.pop_first() {
+            return Some(Due::Expired(session));
+        }
+        let away = self.aways.first().copied();
+        let end = self.ends.first().copied();
+        match (away, end) {
+            (Some((at, session)), end)
+                if at <= now && end.is_none_or(|(ends_at, _)| at <= ends_at) =>
+            {
+                self.aways.remove(&(at, session));
+                Some(Due::Away(session))
+            }
+            (_, Some((at, session))) if at <= now => {
+                self.handle_back(session);
                 Some(Due::Expired(session))
             }
+            _ => None,
         }
     }
 }
@@ -116,5 +143,25 @@ mod tests {
         presence.handle_lost(at(0), session);
         assert_eq!(presence.poll_due(at(1)), Some(Due::Expired(session)));
         assert_eq!(presence.poll_timeout(), None);
+    }
+
+    #[test]
+    fn of_too_many_those_lost_longest_end_first() {
+        let [one, two, three] = ["1", "2", "3"].map(|id| SessionId::parse(id).unwrap());
+        let mut presence = Presence::new(Duration::from_secs(120));
+        presence.handle_lost(at(0), one);
+        presence.handle_lost(at(1), two);
+        presence.keep_at_most(2);
+        assert_eq!(presence.poll_due(at(1)), None);
+        presence.handle_lost(at(10), three);
+        presence.keep_at_most(2);
+        assert!(presence.poll_timeout().is_some_and(|due| due <= at(10)));
+        assert_eq!(presence.poll_due(at(10)), Some(Due::Expired(one)));
+        assert_eq!(presence.poll_due(at(10)), Some(Due::Away(two)), "those that stay go on");
+        assert_eq!(presence.poll_due(at(10)), None);
+        presence.keep_at_most(0);
+        presence.handle_back(two);
+        assert_eq!(presence.poll_due(at(10)), Some(Due::Expired(three)));
+        assert_eq!((presence.poll_due(at(500)), presence.poll_timeout()), (None, None));
     }
 }

@@ -6,6 +6,7 @@
 //! the rooms answer goes in through [`ServerSession::handle_reply`].
 
 mod greeting;
+mod haste;
 mod replies;
 mod requests;
 mod token;
@@ -64,7 +65,7 @@ pub enum Action {
 /// Something worth counting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note {
-    /// An `error` was answered.
+    /// An `error` was answered, or a datagram was refused.
     Refused(ErrorCode),
     /// A `reset` was sent.
     Reset(ResetReason),

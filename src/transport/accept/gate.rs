@@ -2,9 +2,14 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use handover_protocol::pace::{Bucket, Rate};
+use handover_protocol::time::Time;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::addresses::{AddressPlace, Addresses};
 
 /// What is known of a peer before it has a connection.
 #[derive(Clone, Copy, Debug)]
@@ -58,28 +63,97 @@ impl Refused {
 
 type OriginRule = dyn Fn(Visitor<'_>) -> bool + Send + Sync;
 
+/// What a gate bounds.
+#[derive(Clone, Copy, Debug)]
+pub struct GateLimits {
+    /// Connections at once.
+    pub connections: usize,
+    /// Set-ups, and connections that have not said `hello`, by QUIC; and as many by TCP, HTTP
+    /// requests among them.
+    pub ungreeted: usize,
+    /// Those of one address.
+    pub ungreeted_per_address: usize,
+    /// Connections of one address.
+    pub connections_per_address: usize,
+    /// Handshakes begun per second by QUIC, and as many by TLS.
+    pub handshakes: Option<Rate>,
+}
+
+impl GateLimits {
+    /// At most `connections`, of which so many are `ungreeted`, from wherever and however fast.
+    pub fn of(connections: usize, ungreeted: usize) -> Self {
+        GateLimits {
+            connections,
+            ungreeted,
+            ungreeted_per_address: usize::MAX,
+            connections_per_address: usize::MAX,
+            handshakes: None,
+        }
+    }
+}
+
+/// Places for set-ups of one kind, and how fast they come.
+struct Lobby {
+    places: Arc<Semaphore>,
+    most: usize,
+    handshakes: Option<Mutex<Bucket>>,
+}
+
+impl Lobby {
+    fn new(limits: &GateLimits, now: Time) -> Self {
+        let handshakes = limits.handshakes.map(|rate| Mutex::new(Bucket::new(rate, now)));
+        Lobby { places: semaphore(limits.ungreeted), most: limits.ungreeted, handshakes }
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.places.available_permits() < self.most / 2
+    }
+
+    fn bucket(&self) -> Option<MutexGuard<'_, Bucket>> {
+        let handshakes = self.handshakes.as_ref()?;
+        Some(handshakes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn handshake(&self, now: Time) -> Result<(), Duration> {
+        self.bucket().map_or(Ok(()), |mut bucket| bucket.take(now, 1))
+    }
+
+    /// Whether more than half of a second's handshakes are used up.
+    fn is_rushed(&self, now: Time) -> bool {
+        self.bucket().is_some_and(|mut bucket| bucket.fraction(now) < 0.5)
+    }
+}
+
+fn semaphore(permits: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)))
+}
+
 /// Decides who may come in. One for all listeners of a gateway.
+///
+/// QUIC and TCP have places of their own: whoever fills one with set-ups that lead nowhere
+/// leaves the other open.
 pub struct Gate {
     connections: Arc<Semaphore>,
-    ungreeted: Arc<Semaphore>,
-    ungreeted_max: usize,
+    quic: Lobby,
+    tcp: Lobby,
+    ungreeted_of: Addresses,
+    connections_of: Addresses,
     origins: Box<OriginRule>,
 }
 
 impl Gate {
-    /// At most `connections`, of which at most `ungreeted` have not said `hello`; HTTP
-    /// requests count among the latter while they last.
+    /// A gate nobody has come through yet.
     pub fn new(
-        connections: usize,
-        ungreeted: usize,
+        limits: GateLimits,
+        now: Time,
         origins: impl Fn(Visitor<'_>) -> bool + Send + Sync + 'static,
     ) -> Self {
-        let semaphore =
-            |permits: usize| Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
         Gate {
-            connections: semaphore(connections),
-            ungreeted: semaphore(ungreeted),
-            ungreeted_max: ungreeted,
+            connections: semaphore(limits.connections),
+            quic: Lobby::new(&limits, now),
+            tcp: Lobby::new(&limits, now),
+            ungreeted_of: Addresses::new(limits.ungreeted_per_address),
+            connections_of: Addresses::new(limits.connections_per_address),
             origins: Box::new(origins),
         }
     }
@@ -89,25 +163,51 @@ impl Gate {
         (self.origins)(visitor)
     }
 
-    /// A place for one set-up, if there is one.
-    pub fn try_enter(&self) -> Option<Entered> {
-        self.ungreeted.clone().try_acquire_owned().ok().map(Entered)
+    /// A place for a set-up by QUIC, if there is one for this address.
+    pub fn try_enter_quic(&self, now: Time, address: IpAddr) -> Option<Entered> {
+        let of_address = Some(self.ungreeted_of.try_take(address)?);
+        let place = self.quic.places.clone().try_acquire_owned().ok()?;
+        self.quic.handshake(now).ok()?;
+        Some(Entered { _place: place, _of_address: of_address, address: Some(address) })
     }
 
-    /// A place for one set-up, as soon as there is one. `None` once the gate is closed.
-    pub async fn enter(&self) -> Option<Entered> {
-        self.ungreeted.clone().acquire_owned().await.ok().map(Entered)
+    /// Whether so many come by QUIC, or from this address, that it had better be proven first.
+    pub fn wants_proof(&self, now: Time, address: IpAddr) -> bool {
+        self.quic.is_crowded() || self.quic.is_rushed(now) || self.ungreeted_of.is_crowded(address)
     }
 
-    /// Whether so many are being set up that they had better prove their address first.
-    pub fn is_crowded(&self) -> bool {
-        self.ungreeted.available_permits() < self.ungreeted_max / 2
+    /// A place for a set-up by TCP, as soon as there is one. `None` once the gate is closed.
+    pub async fn enter_tcp(&self) -> Option<Entered> {
+        let place = self.tcp.places.clone().acquire_owned().await.ok()?;
+        Some(Entered { _place: place, _of_address: None, address: None })
+    }
+
+    /// Counts a set-up by TCP under its address, if that may have one more.
+    pub fn try_name(&self, entered: Entered, address: IpAddr) -> Option<Entered> {
+        let of_address = Some(self.ungreeted_of.try_take(address)?);
+        Some(Entered { _of_address: of_address, address: Some(address), ..entered })
+    }
+
+    /// Whether a TLS handshake may begin now; otherwise, when.
+    pub fn handshake_tls(&self, now: Time) -> Result<(), Duration> {
+        self.tcp.handshake(now)
+    }
+
+    /// Whether so many are being set up by TCP that nobody should stay for long.
+    pub fn is_tcp_crowded(&self) -> bool {
+        self.tcp.is_crowded()
     }
 
     /// Lets a set-up become a connection, if there may be one more.
     pub fn admit(&self, entered: Entered) -> Result<Admitted, Refused> {
         match self.connections.clone().try_acquire_owned() {
-            Ok(connection) => Ok(Admitted { _connection: connection, ungreeted: Some(entered) }),
+            Ok(connection) => Ok(Admitted {
+                _connection: connection,
+                address: entered.address,
+                of_address: None,
+                connections_of: self.connections_of.clone(),
+                ungreeted: Some(entered),
+            }),
             Err(_) => Err(Refused::Capacity),
         }
     }
@@ -117,23 +217,46 @@ impl fmt::Debug for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Gate")
             .field("connections", &self.connections)
-            .field("ungreeted", &self.ungreeted)
+            .field("quic", &self.quic.places)
+            .field("tcp", &self.tcp.places)
             .finish_non_exhaustive()
     }
 }
 
 /// The place a set-up takes; given back when dropped.
 #[derive(Debug)]
-pub struct Entered(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+pub struct Entered {
+    _place: OwnedSemaphorePermit,
+    _of_address: Option<AddressPlace>,
+    /// Absent where many are behind one: what comes by plain HTTP comes from a proxy.
+    address: Option<IpAddr>,
+}
 
 /// The place a connection takes; given back when dropped.
 #[derive(Debug)]
 pub struct Admitted {
     _connection: OwnedSemaphorePermit,
+    address: Option<IpAddr>,
+    of_address: Option<AddressPlace>,
+    connections_of: Addresses,
     ungreeted: Option<Entered>,
 }
 
 impl Admitted {
+    /// Counts the connection under its address, if that may have one more.
+    pub fn try_settle(&mut self) -> bool {
+        let (Some(address), None) = (self.address, &self.of_address) else { return true };
+        self.of_address = self.connections_of.try_take(address);
+        self.of_address.is_some()
+    }
+
+    /// Counts the connection under its address, however many that has.
+    pub fn settle(&mut self) {
+        if let (Some(address), None) = (self.address, &self.of_address) {
+            self.of_address = self.connections_of.take(address);
+        }
+    }
+
     /// The peer has said `hello`: the place among those who have not is free again.
     pub fn greeted(&mut self) {
         self.ungreeted = None;
@@ -142,24 +265,96 @@ impl Admitted {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
+
+    const HOME: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    const AWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7));
+
+    fn gate(limits: GateLimits) -> Gate {
+        Gate::new(limits, Time::ZERO, |_| true)
+    }
+
+    fn enter(gate: &Gate, address: IpAddr) -> Option<Entered> {
+        gate.try_enter_quic(Time::ZERO, address)
+    }
 
     #[test]
     fn places_come_back() {
-        let gate = Gate::new(1, 2, |_| true);
-        let first = gate.try_enter().unwrap();
-        let second = gate.try_enter().unwrap();
-        assert!(gate.try_enter().is_none());
-        assert!(gate.is_crowded());
+        let gate = gate(GateLimits::of(1, 2));
+        let first = enter(&gate, HOME).unwrap();
+        let second = enter(&gate, HOME).unwrap();
+        assert!(enter(&gate, HOME).is_none());
+        assert!(gate.wants_proof(Time::ZERO, HOME));
+        assert!(!gate.is_tcp_crowded(), "tcp has places of its own");
 
         let mut admitted = gate.admit(first).unwrap();
         assert_eq!(gate.admit(second).unwrap_err(), Refused::Capacity);
-        assert!(gate.try_enter().is_some(), "a refused set-up gives its place back");
+        assert!(enter(&gate, HOME).is_some(), "a refused set-up gives its place back");
 
         admitted.greeted();
-        let (third, fourth) = (gate.try_enter().unwrap(), gate.try_enter().unwrap());
+        let (third, fourth) = (enter(&gate, HOME).unwrap(), enter(&gate, HOME).unwrap());
         drop(admitted);
         assert!(gate.admit(third).is_ok());
         drop(fourth);
+    }
+
+    #[test]
+    fn one_address_does_not_take_the_place_of_another() {
+        let gate = gate(GateLimits { ungreeted_per_address: 3, ..GateLimits::of(9, 9) });
+        let places: Vec<_> = (0..3).map_while(|_| enter(&gate, HOME)).collect();
+        assert_eq!(places.len(), 3);
+        assert!(enter(&gate, HOME).is_none());
+        assert!(gate.wants_proof(Time::ZERO, HOME) && !gate.wants_proof(Time::ZERO, AWAY));
+        assert!(enter(&gate, AWAY).is_some());
+        drop(places);
+        assert!(enter(&gate, HOME).is_some());
+    }
+
+    #[test]
+    fn a_resumed_session_is_let_in_beyond_the_bound_of_its_address() {
+        let gate = gate(GateLimits { connections_per_address: 1, ..GateLimits::of(9, 9) });
+        let admit = || gate.admit(enter(&gate, HOME).unwrap()).unwrap();
+        let (mut first, mut second, mut resumed) = (admit(), admit(), admit());
+        assert!(first.try_settle() && first.try_settle(), "once is enough");
+        assert!(!second.try_settle());
+        resumed.settle();
+        drop(first);
+        assert!(!second.try_settle(), "the resumed one counts");
+        drop(resumed);
+        assert!(second.try_settle());
+    }
+
+    #[tokio::test]
+    async fn a_proxy_may_have_many_behind_it() {
+        let limits = GateLimits {
+            ungreeted_per_address: 1,
+            connections_per_address: 1,
+            ..GateLimits::of(9, 9)
+        };
+        let gate = gate(limits);
+        for _ in 0..3 {
+            let mut admitted = gate.admit(gate.enter_tcp().await.unwrap()).unwrap();
+            assert!(admitted.try_settle());
+            std::mem::forget(admitted);
+        }
+        let named = gate.try_name(gate.enter_tcp().await.unwrap(), HOME).unwrap();
+        assert!(gate.try_name(gate.enter_tcp().await.unwrap(), HOME).is_none());
+        drop(named);
+    }
+
+    #[test]
+    fn a_rush_wants_proof_first_and_is_turned_away_then() {
+        let rate = Rate { per_s: 10, burst: 10 };
+        let gate = gate(GateLimits { handshakes: Some(rate), ..GateLimits::of(99, 99) });
+        let came = |now| (0..).take_while(|_| gate.try_enter_quic(now, HOME).is_some()).count();
+        assert!(!gate.wants_proof(Time::ZERO, AWAY));
+        assert_eq!(came(Time::ZERO), 10);
+        assert!(gate.wants_proof(Time::ZERO, AWAY));
+        assert_eq!(gate.handshake_tls(Time::ZERO), Ok(()), "tls has a rate of its own");
+        let later = Time::ZERO + Duration::from_secs(1);
+        assert!(!gate.wants_proof(later, AWAY));
+        assert_eq!(came(later), 10);
     }
 }

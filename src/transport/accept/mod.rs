@@ -3,6 +3,7 @@
 //! Nothing here knows what a connection is for. Whoever is done setting up is handed to an
 //! [`Attach`]; bytes on a TCP listener are handed to a [`ServeTcp`], which speaks HTTP.
 
+mod addresses;
 mod gate;
 mod quic;
 mod tcp;
@@ -18,7 +19,7 @@ use handover_protocol::wire::Codec;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use gate::{Admitted, Entered, Gate, Refused, Visitor};
+pub use gate::{Admitted, Entered, Gate, GateLimits, Refused, Visitor};
 pub use quic::accept_quic;
 pub use tcp::{TcpIo, TcpTls, accept_tcp, bind_tcp};
 

@@ -12,17 +12,19 @@ pub async fn accept_quic<A: Attach>(endpoint: Endpoint, acceptor: Acceptor<A>) {
             incoming.refuse();
             continue;
         }
-        let Some(entered) = acceptor.gate.try_enter() else {
-            incoming.refuse();
-            acceptor.attach.refused(Kind::WebTransport, &Refused::Capacity);
-            continue;
-        };
-        if acceptor.gate.is_crowded() && incoming.may_retry() {
+        let (now, address) = (acceptor.clock.now(), incoming.remote_address().ip());
+        let gate = &acceptor.gate;
+        if gate.wants_proof(now, address) && incoming.may_retry() {
             // An address that can be made up costs a packet each, not a place. What cannot be
             // retried any more has been validated, so this never fails here.
             let _ = incoming.retry();
             continue;
         }
+        let Some(entered) = gate.try_enter_quic(now, address) else {
+            incoming.refuse();
+            acceptor.attach.refused(Kind::WebTransport, &Refused::Capacity);
+            continue;
+        };
         let task = set_up(incoming, entered, acceptor.clone());
         acceptor.tasks.spawn(task);
     }

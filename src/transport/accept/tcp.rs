@@ -28,6 +28,8 @@ const NOT_SENT_MAX: u32 = 16 * 1024;
 const TLS_BUFFER_MAX: usize = 16 * 1024;
 /// However slowly it reads or asks, nobody stays longer without becoming a WebSocket.
 const SERVE_TIMEOUT: Duration = Duration::from_secs(60);
+/// ... nor this long, while more than half of the places are taken.
+const SERVE_TIMEOUT_CROWDED: Duration = Duration::from_secs(10);
 const ALPN_HTTP1: &[u8] = b"http/1.1";
 /// How long to wait where waiting is all that helps, as with a lack of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -97,9 +99,19 @@ pub async fn accept_tcp<A: Attach, H: ServeTcp>(
                 if std::mem::take(&mut troubled) {
                     tracing::info!("accepting tcp connections again");
                 }
-                // As long as there is no place, the next ones wait in the system's backlog.
-                let entered = end.run_until_cancelled(acceptor.gate.enter()).await;
-                let Some(Some(entered)) = entered else { return };
+                // As long as there is no place, or handshakes are begun faster than they may be,
+                // the next ones wait in the system's backlog.
+                let place = enter(&acceptor, tls.is_some());
+                let Some(Some(entered)) = end.run_until_cancelled(place).await else { return };
+                let entered = match tls {
+                    Some(_) => acceptor.gate.try_name(entered, remote.ip()),
+                    // Whoever stands before many others is trusted to bound them.
+                    None => Some(entered),
+                };
+                let Some(entered) = entered else {
+                    acceptor.attach.refused(Kind::WebSocket, &Refused::Capacity);
+                    continue;
+                };
                 let (tls, handler) = (tls.clone(), handler.clone());
                 let task = set_up(stream, remote, tls, handler, entered, acceptor.clone());
                 acceptor.tasks.spawn(task);
@@ -118,6 +130,14 @@ pub async fn accept_tcp<A: Attach, H: ServeTcp>(
     }
 }
 
+async fn enter<A>(acceptor: &Acceptor<A>, encrypted: bool) -> Option<Entered> {
+    let entered = acceptor.gate.enter_tcp().await?;
+    while encrypted && let Err(wait) = acceptor.gate.handshake_tls(acceptor.clock.now()) {
+        tokio::time::sleep(wait).await;
+    }
+    Some(entered)
+}
+
 async fn set_up<A: Attach, H: ServeTcp>(
     stream: TcpStream,
     remote: SocketAddr,
@@ -126,12 +146,13 @@ async fn set_up<A: Attach, H: ServeTcp>(
     entered: Entered,
     acceptor: Acceptor<A>,
 ) {
-    let Acceptor { settings, clock, attach, end, .. } = acceptor;
+    let Acceptor { gate, settings, clock, attach, end, .. } = acceptor;
     let encrypted = tls.is_some();
+    let stay = if gate.is_tcp_crowded() { SERVE_TIMEOUT_CROWDED } else { SERVE_TIMEOUT };
     let upgrade = async {
         let io = open(stream, tls).await?;
         let caller = TcpCaller { io, remote, encrypted, entered };
-        tokio::time::timeout(SERVE_TIMEOUT, handler.serve(caller)).await.map_err(|_| Refused::Late)
+        tokio::time::timeout(stay, handler.serve(caller)).await.map_err(|_| Refused::Late)
     };
     // Boxed, so that its memory is gone before the connection's own begins to count.
     match Box::pin(end.run_until_cancelled(upgrade)).await {

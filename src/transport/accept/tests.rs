@@ -1,9 +1,10 @@
 //! The QUIC accept loop, with clients that find the house full.
 
 use std::any::Any;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use handover_protocol::time::Time;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ConnectionError, Endpoint};
 use tokio::sync::mpsc;
@@ -14,7 +15,7 @@ use web_transport_quinn::{ClientError, Session};
 use super::super::testkit::{Identity, SETTINGS, soon};
 use super::super::webtransport::{bind_udp, endpoint, server_config};
 use super::super::{Kind, Transport};
-use super::{Acceptor, Admitted, Attach, Gate, Refused, accept_quic, bind_tcp};
+use super::{Acceptor, Admitted, Attach, Gate, GateLimits, Refused, accept_quic, bind_tcp};
 use crate::clock::Clock;
 
 /// A session that is kept as long as this is, with its place.
@@ -59,7 +60,7 @@ impl House {
         let (attached_in, attached) = mpsc::unbounded_channel();
         let (refused_in, refused) = mpsc::unbounded_channel();
         let acceptor = Acceptor {
-            gate: Arc::new(Gate::new(connections, ungreeted, |_| true)),
+            gate: Arc::new(Gate::new(GateLimits::of(connections, ungreeted), Time::ZERO, |_| true)),
             settings: SETTINGS,
             clock: Clock::start(),
             attach: Arc::new(Desk { attached: attached_in, refused: refused_in }),
@@ -99,7 +100,7 @@ async fn sessions_are_attached_with_their_place() {
 #[tokio::test]
 async fn without_a_place_for_the_set_up_quic_itself_refuses() {
     let mut house = House::open(9, 1);
-    let place = house.gate.try_enter().unwrap();
+    let place = house.gate.try_enter_quic(Time::ZERO, Ipv4Addr::LOCALHOST.into()).unwrap();
     let refused = soon(house.dial()).await.err().unwrap();
     assert!(matches!(refused, ClientError::Connection(ConnectionError::ConnectionClosed(_))));
     assert_eq!(soon(house.refused.recv()).await.unwrap(), Refused::Capacity);
@@ -110,8 +111,10 @@ async fn without_a_place_for_the_set_up_quic_itself_refuses() {
 #[tokio::test]
 async fn in_a_crowd_addresses_have_to_be_proven() {
     let mut house = House::open(9, 4);
-    let _crowd = (house.gate.try_enter().unwrap(), house.gate.try_enter().unwrap());
-    assert!(!house.gate.is_crowded());
+    let home = IpAddr::from(Ipv4Addr::LOCALHOST);
+    let _crowd: Vec<_> =
+        (0..3).map(|_| house.gate.try_enter_quic(Time::ZERO, home).unwrap()).collect();
+    assert!(house.gate.wants_proof(Time::ZERO, home));
     let (endpoint, _session) = soon(house.dial()).await.unwrap();
     let _guest = soon(house.attached.recv()).await.unwrap();
     // One handshake; the retry went unnoticed by all but QUIC.

@@ -12,6 +12,8 @@ use crate::wire::{CloseCode, ErrorCode, LogLane, PerLane, RoomName};
 
 /// What `unavailable` and `internal` tell a client to wait, milliseconds.
 const RETRY_AFTER_MS: u64 = 500;
+/// What a limit that frees itself slowly tells a client to wait, milliseconds.
+const LIMITED_AFTER_MS: u64 = 1_000;
 
 impl<L: RoomLog> ServerSession<L> {
     /// Takes a room's answer.
@@ -147,6 +149,7 @@ impl<L: RoomLog> ServerSession<L> {
         self.notes.push(Note::Refused(refusal.code));
         let retry_after = match refusal.code {
             ErrorCode::Unavailable | ErrorCode::Internal => Some(RETRY_AFTER_MS),
+            ErrorCode::RateLimited => Some(LIMITED_AFTER_MS),
             _ => None,
         };
         let frame = self.codec.encode_server(&ServerMessage::Error(message::Error {

@@ -200,32 +200,36 @@ const METADATA_FIXED: Refusal =
 
 /// Whether a message may come where it came; the reference for the refusal if not.
 fn on_its_lane(streams: Streams, lane: Lane, message: &ClientMessage) -> Result<(), Reference> {
-    let mut reference = Reference::default();
     if streams == Streams::One {
         return Ok(());
     }
     match (lane, message) {
-        (Lane::Bulk, ClientMessage::Send(send)) if send.lane == LogLane::Bulk => return Ok(()),
-        (Lane::Ephemeral, ClientMessage::Ephemeral { .. }) => return Ok(()),
-        (Lane::Signal, message) if !is_bulk_send(message) => return Ok(()),
-        (_, ClientMessage::Send(send)) => {
+        (Lane::Bulk, ClientMessage::Send(send)) if send.lane == LogLane::Bulk => Ok(()),
+        (Lane::Ephemeral, ClientMessage::Ephemeral { .. }) => Ok(()),
+        (Lane::Signal, message) if !is_bulk_send(message) => Ok(()),
+        (_, message) => Err(reference_of(message)),
+    }
+}
+
+/// What a refusal of this message refers to.
+pub(super) fn reference_of(message: &ClientMessage) -> Reference {
+    let mut reference = Reference::default();
+    match message {
+        ClientMessage::Send(send) => {
             reference.room = Some(send.room.clone());
             (reference.lane, reference.seq) = (Some(send.lane), Some(send.seq));
         }
-        (_, ClientMessage::Ephemeral { room, .. }) => reference.room = Some(room.clone()),
-        (
-            _,
-            ClientMessage::Join { id, .. }
-            | ClientMessage::Leave { id, .. }
-            | ClientMessage::Update { id, .. }
-            | ClientMessage::Members { id, .. }
-            | ClientMessage::Ice { id }
-            | ClientMessage::Refresh { id, .. }
-            | ClientMessage::Ping { id },
-        ) => reference.id = Some(*id),
-        (_, ClientMessage::Hello(_) | ClientMessage::Lane { .. } | ClientMessage::Bye) => {}
+        ClientMessage::Ephemeral { room, .. } => reference.room = Some(room.clone()),
+        ClientMessage::Join { id, .. }
+        | ClientMessage::Leave { id, .. }
+        | ClientMessage::Update { id, .. }
+        | ClientMessage::Members { id, .. }
+        | ClientMessage::Ice { id }
+        | ClientMessage::Refresh { id, .. }
+        | ClientMessage::Ping { id } => reference.id = Some(*id),
+        ClientMessage::Hello(_) | ClientMessage::Lane { .. } | ClientMessage::Bye => {}
     }
-    Err(reference)
+    reference
 }
 
 fn is_bulk_send(message: &ClientMessage) -> bool {

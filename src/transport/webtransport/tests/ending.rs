@@ -114,7 +114,7 @@ fn a_silent_peer_is_noticed() {
     let settings = Settings { heartbeat: Duration::from_millis(100), ..SETTINGS };
     let gateway = {
         let _entered = ours.enter();
-        Gateway::with(Gate::new(10, 10, |_| true), settings)
+        Gateway::with(Gate::new(GateLimits::of(10, 10), Time::ZERO, |_| true), settings)
     };
     let (mut transport, client) = std::thread::scope(|scope| {
         let dial = gateway.dial(gateway.request("/v1/wt"), 1 << 20);

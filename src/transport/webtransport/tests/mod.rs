@@ -10,6 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use handover_protocol::time::Time;
 use handover_protocol::wire::{CloseCode, Codec, Lane};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{TransportConfig, VarInt};
@@ -17,7 +18,7 @@ use web_transport_quinn::proto::ConnectError::WrongStatus;
 use web_transport_quinn::proto::ConnectRequest;
 use web_transport_quinn::{ClientError, ConnectError, RecvStream, SendStream, Session};
 
-use super::super::accept::{Gate, Refused};
+use super::super::accept::{Gate, GateLimits, Refused};
 use super::super::testkit::{ALL, Identity, SETTINGS, frame, message, recv, soon};
 use super::super::{Inbound, Intake, Settings, Transport, TransportEnd};
 use super::{WebTransport, accept, bind_udp, endpoint, server_config};
@@ -42,7 +43,7 @@ type Pair = (SendStream, RecvStream);
 
 impl Gateway {
     fn new() -> Self {
-        Self::with(Gate::new(10, 10, |_| true), SETTINGS)
+        Self::with(Gate::new(GateLimits::of(10, 10), Time::ZERO, |_| true), SETTINGS)
     }
 
     fn with(gate: Gate, settings: Settings) -> Self {
@@ -56,7 +57,7 @@ impl Gateway {
 
     async fn accept(&self) -> Result<WebTransport, Refused> {
         let incoming = self.endpoint.accept().await.unwrap();
-        let entered = self.gate.try_enter().unwrap();
+        let entered = self.gate.try_enter_quic(Time::ZERO, Ipv4Addr::LOCALHOST.into()).unwrap();
         let accepted = accept(incoming, entered, &self.gate, self.settings).await;
         // Places are the gate's tests' business.
         accepted.map(|(transport, _)| transport)
@@ -167,7 +168,7 @@ async fn violation(transport: &mut WebTransport) -> CloseCode {
 #[tokio::test]
 async fn refusals_have_their_status() {
     let gateway = Gateway::with(
-        Gate::new(1, 10, |visitor| {
+        Gate::new(GateLimits::of(1, 10), Time::ZERO, |visitor| {
             assert!(visitor.encrypted && visitor.address.is_loopback());
             assert!(visitor.authority.unwrap().starts_with("localhost:"));
             visitor.origin.is_none_or(|origin| origin == "https://good.example")
@@ -188,7 +189,7 @@ async fn refusals_have_their_status() {
         assert_eq!(gateway.refusal(request).await, expected);
     }
 
-    let entered = gateway.gate.try_enter().unwrap();
+    let entered = gateway.gate.try_enter_quic(Time::ZERO, Ipv4Addr::LOCALHOST.into()).unwrap();
     let place = gateway.gate.admit(entered).unwrap();
     assert_eq!(gateway.refusal(from("https://good.example")).await, (Refused::Capacity, 429));
     drop(place);

@@ -1,0 +1,72 @@
+//! What a connection may do: how fast, in how many rooms, with how many others at its address.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use handover_protocol::pace::{Pace, Verdict};
+use handover_protocol::room::Refusal;
+use handover_protocol::session::{About, Op, Outcome, Reply, Slot};
+use handover_protocol::time::Time;
+use handover_protocol::wire::{ErrorCode, Lane, RoomName};
+
+use super::{Pump, Shared};
+use crate::router::quota::SharedPace;
+use crate::transport::Transport;
+
+impl Shared {
+    /// The pace of a session that has done nothing yet.
+    pub(super) fn fresh_pace(&self, now: Time) -> SharedPace {
+        Arc::new(Mutex::new(Pace::new(&self.pace, now)))
+    }
+}
+
+impl<T: Transport> Pump<T> {
+    /// Passes a message on to the session, if it has not come too fast.
+    pub(super) fn take(&mut self, now: Time, lane: Lane, payload: &[u8]) {
+        let verdict = {
+            // A bucket is whole after every call.
+            let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+            pace.handle_message(now, payload.len())
+        };
+        let settings = &self.shared.settings;
+        match verdict {
+            Verdict::Go => self.session.handle_frame(settings, lane, payload),
+            Verdict::TooFast(wait) => self.session.handle_too_fast(settings, lane, payload, wait),
+            Verdict::Abuse(wait) => self.session.handle_abuse(wait),
+        }
+    }
+
+    /// A place among the connections of this address, for a session that is not resumed.
+    pub(super) fn settle(&mut self) -> Result<(), Refusal> {
+        if self.admitted.try_settle() { Ok(()) } else { Err(ADDRESS_FULL) }
+    }
+
+    /// Answers a `join` that may not be. Says whether it did.
+    pub(super) fn forbids_join(&mut self, slot: Slot, room: &RoomName, op: &Op) -> bool {
+        let Op::Join { id, .. } = op else { return false };
+        let now = self.shared.clock.now();
+        let paced = self.pace.lock().unwrap_or_else(PoisonError::into_inner).handle_join(now);
+        let refusal = match paced {
+            Err(_) => JOINS,
+            Ok(()) if !self.shared.router.has_place_for(room) => ROOMS_FULL,
+            Ok(()) => return false,
+        };
+        let about = About::Join { id: *id };
+        let outcome = Outcome::Refused { about, refusal, at: 0 };
+        self.session.handle_reply(Reply { slot, outcome });
+        true
+    }
+}
+
+/// When a refused `hello` may come again, where that has to be told.
+pub(super) fn retry_after(refusal: &Refusal) -> Option<Duration> {
+    (refusal.code == ErrorCode::RateLimited).then_some(GREET_AGAIN)
+}
+
+/// Places become free when others leave.
+const GREET_AGAIN: Duration = Duration::from_secs(1);
+const ADDRESS_FULL: Refusal =
+    Refusal::new(ErrorCode::RateLimited, "as many connections from this address as there may be");
+const JOINS: Refusal = Refusal::new(ErrorCode::RateLimited, "too many joins in too short a time");
+const ROOMS_FULL: Refusal =
+    Refusal::new(ErrorCode::RateLimited, "the gateway has as many rooms as it may have");

@@ -1,0 +1,119 @@
+//! How many of something each address has.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Whoever has an IPv6 address has at least a network of this many bits to choose from.
+const V6_PREFIX: u32 = 64;
+
+/// Counts per address. Clones count together.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    most: usize,
+    counts: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+impl Addresses {
+    /// At most so many for an address.
+    pub fn new(most: usize) -> Self {
+        Addresses { most, counts: Arc::default() }
+    }
+
+    /// A place for this address, if it may have one more.
+    pub fn try_take(&self, address: IpAddr) -> Option<AddressPlace> {
+        self.take_below(address, self.most)
+    }
+
+    /// A place for this address, however many it has.
+    pub fn take(&self, address: IpAddr) -> Option<AddressPlace> {
+        self.take_below(address, usize::MAX)
+    }
+
+    /// Whether the address has more than half of what it may have.
+    pub fn is_crowded(&self, address: IpAddr) -> bool {
+        self.counts().get(&key(address)).is_some_and(|count| *count > self.most / 2)
+    }
+
+    fn take_below(&self, address: IpAddr, most: usize) -> Option<AddressPlace> {
+        let address = key(address);
+        let mut counts = self.counts();
+        // Looked at first: an address that gets nothing leaves nothing behind.
+        if counts.get(&address).copied().unwrap_or(0) >= most {
+            return None;
+        }
+        *counts.entry(address).or_insert(0) += 1;
+        Some(AddressPlace { address, addresses: self.clone() })
+    }
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is counted as one address.
+fn key(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => {
+            let network = address.to_bits() >> (128 - V6_PREFIX) << (128 - V6_PREFIX);
+            Ipv6Addr::from_bits(network).into()
+        }
+    }
+}
+
+/// One place of an address; given back when dropped.
+#[derive(Debug)]
+pub struct AddressPlace {
+    address: IpAddr,
+    addresses: Addresses,
+}
+
+impl Drop for AddressPlace {
+    fn drop(&mut self) {
+        let mut counts = self.addresses.counts();
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn addresses_are_counted_apart_and_forgotten() {
+        let addresses = Addresses::new(2);
+        let (one, other) = (ip("203.0.113.7"), ip("203.0.113.8"));
+        let first = addresses.try_take(one).unwrap();
+        let _second = addresses.try_take(one).unwrap();
+        assert!(addresses.try_take(one).is_none());
+        let beyond = addresses.take(one).unwrap();
+        drop(first);
+        assert!(addresses.try_take(one).is_none(), "the one beyond counts too");
+        drop(beyond);
+        assert!(addresses.try_take(one).is_some());
+        assert!(!addresses.is_crowded(one) && !addresses.is_crowded(other));
+        drop(addresses.try_take(other).unwrap());
+        assert_eq!(addresses.counts().len(), 1, "who has none is not remembered");
+    }
+
+    #[test]
+    fn a_v6_network_is_one_address_and_v4_is_v4_however_it_is_written() {
+        let addresses = Addresses::new(1);
+        let _place = addresses.try_take(ip("2001:db8:1:2:3::4")).unwrap();
+        assert!(addresses.try_take(ip("2001:db8:1:2:ffff::1")).is_none());
+        let _neighbour = addresses.try_take(ip("2001:db8:1:3::1")).unwrap();
+        let _mapped = addresses.try_take(ip("::ffff:203.0.113.7")).unwrap();
+        assert!(addresses.try_take(ip("203.0.113.7")).is_none());
+        assert!(addresses.is_crowded(ip("203.0.113.7")));
+    }
+}
