@@ -206,6 +206,12 @@ impl Gateway {
         self.tls.identity()
     }
 
+    /// Has the certificate's files looked at now. A new one is shown to new connections; those
+    /// that are there go on.
+    pub fn reload(&self) {
+        self.tls.reload();
+    }
+
     /// Lets nobody in any more, asks everybody to go, waits for that, then cuts who is left
     /// and waits for every task to end.
     pub async fn drain(self) -> Drained {

@@ -89,6 +89,7 @@ fn serve(settings: &SettingArgs) -> Outcome {
 async fn run(config: Config) -> Outcome {
     // Before anything listens, so that no signal finds the process unprepared.
     let mut signals = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
+    let mut hangup = signal(SignalKind::hangup())?;
     let (has_keys, allow_anonymous) = (config.auth.is_some(), config.allow_anonymous);
     let gateway = Gateway::start(config).await?;
     if has_keys {
@@ -99,7 +100,12 @@ async fn run(config: Config) -> Outcome {
         tracing::info!("nobody is asked for a token; only this machine can reach the gateway");
     }
     say(&announcement(gateway.listening(), gateway.http(), &gateway.identity()));
-    received(&mut signals).await;
+    loop {
+        tokio::select! {
+            () = received(&mut signals) => break,
+            _ = hangup.recv() => gateway.reload(),
+        }
+    }
     tracing::info!("draining; a second signal ends it at once");
     tokio::select! {
         drained = gateway.drain() => match drained {

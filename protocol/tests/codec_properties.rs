@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 
 use arbitrary::{client_message, json_text, server_message};
 use handover_protocol::wire::frame::FrameReader;
-use handover_protocol::wire::message::{Message, Quality};
-use handover_protocol::wire::{ClientMessage, Codec, DecodeError, Epoch, PeerId, ServerMessage};
+use handover_protocol::wire::message::{Accepted, Message, Quality, QualityLevel};
+use handover_protocol::wire::{
+    ClientMessage, Codec, DecodeError, Epoch, LogLane, PeerId, RoomName, ServerMessage,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -208,4 +210,34 @@ fn the_order_of_fields_means_nothing() {
         }
     }
     assert_eq!(readings.len(), 1, "{readings:?}");
+}
+
+/// Found by fuzzing: the last digit of this one was lost on the way through JSON.
+#[test]
+fn a_measure_is_read_as_it_was_written() {
+    let (rtt, jitter, loss) = (3.286938058145675e161, 250.50000000025082, 0.125);
+    let message = ServerMessage::Quality(Quality { rtt, jitter, loss, level: QualityLevel::Poor });
+    for codec in Codec::ALL {
+        let bytes = codec.encode_server(&message).payload();
+        assert_eq!(codec.decode_server(&bytes).as_ref(), Ok(&message), "{codec:?}");
+    }
+}
+
+/// Found by fuzzing: bincode took integers that JSON does not.
+#[test]
+fn integers_are_bounded_alike_in_both_codecs() {
+    for (id, is_good) in [((1 << 53) - 1, true), (1 << 53, false), (u64::MAX, false)] {
+        let (room, epoch) =
+            (RoomName::parse("r").expect("a name"), Epoch::parse("e").expect("short"));
+        let (lane, seq) = (LogLane::Bulk, 1);
+        for message in [
+            ServerMessage::Pong { id },
+            ServerMessage::Accepted(Accepted { room, lane, epoch, seq, offset: id }),
+        ] {
+            for codec in Codec::ALL {
+                let bytes = codec.encode_server(&message).payload();
+                assert_eq!(codec.decode_server(&bytes).is_ok(), is_good, "{codec:?} {message:?}");
+            }
+        }
+    }
 }

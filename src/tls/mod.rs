@@ -17,6 +17,7 @@ use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use error::{IdentityError, Part};
@@ -46,6 +47,8 @@ pub struct Tls {
     current: Arc<Current>,
     tcp: Arc<ServerConfig>,
     quic: Arc<ServerConfig>,
+    /// Somebody asked to look at the files now.
+    asked: Notify,
 }
 
 impl Tls {
@@ -70,7 +73,8 @@ impl Tls {
         let current = Arc::new(Current(RwLock::new(Arc::new(shown))));
         let tcp = server_config(&provider, &current, rustls::ALL_VERSIONS, b"http/1.1")?;
         let quic = server_config(&provider, &current, &[&rustls::version::TLS13], b"h3")?;
-        Ok(Tls { source: source.clone(), addresses, provider, current, tcp, quic })
+        let asked = Notify::new();
+        Ok(Tls { source: source.clone(), addresses, provider, current, tcp, quic, asked })
     }
 
     /// For TLS on TCP: HTTP/1.1.
@@ -112,6 +116,11 @@ impl Tls {
         Ok(Some(identity))
     }
 
+    /// Has [`Tls::keep_fresh`] look at the files now rather than when it next would.
+    pub fn reload(&self) {
+        self.asked.notify_one();
+    }
+
     /// Looks after the certificate until `stop`.
     pub async fn keep_fresh(
         self: Arc<Self>,
@@ -130,9 +139,14 @@ impl Tls {
                 let hours_left = identity.expires.since(now).as_secs() / 3_600;
                 tracing::warn!(hours_left, "the certificate ends soon; renew it");
             }
-            let woken = tokio::time::timeout(CHECKED_EVERY, stop.cancelled()).await;
-            if woken.is_ok() {
-                return;
+            let asked = tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.asked.notified() => true,
+                () = tokio::time::sleep(CHECKED_EVERY) => false,
+            };
+            if asked {
+                // Who asks is told, also what has been said before.
+                failure = None;
             }
             let tls = self.clone();
             let now = clock.unix_now();
@@ -144,7 +158,12 @@ impl Tls {
                     let hash = identity.hash_base64();
                     tracing::info!(hash, expires = identity.expires.as_secs(), "new certificate");
                 }
-                Ok(Ok(None)) => failure = None,
+                Ok(Ok(None)) => {
+                    failure = None;
+                    if asked {
+                        tracing::info!("the certificate has not changed");
+                    }
+                }
                 Ok(Err(error)) => {
                     let sentence = error.to_string();
                     if failure.as_ref() != Some(&sentence) {

@@ -1,5 +1,6 @@
 //! The gateway in this process, met over real sockets by clients without any cleverness.
 
+mod certificates;
 mod drain;
 mod entering;
 mod garbage;

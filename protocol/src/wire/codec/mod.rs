@@ -8,6 +8,7 @@ mod bincode;
 mod field;
 mod json;
 mod length;
+mod range;
 
 use super::error::ErrorCode;
 use super::frame::Frame;
@@ -114,10 +115,15 @@ impl Codec {
     /// Reads what a gateway sent. What a later gateway may add is passed over: unknown fields,
     /// and unknown words where one that a client treats alike exists.
     pub fn decode_server(self, payload: &[u8]) -> Result<ServerMessage, DecodeError> {
-        match self {
+        let message = match self {
             Codec::Json => json::decode_server(payload),
             Codec::Bincode => bincode::decode_server(payload),
+        }?;
+        if !range::holds(&message) {
+            let refusal = Refusal::bad_request("an integer is above 2^53 - 1");
+            return Err(DecodeError::refused(refusal, Reference::default()));
         }
+        Ok(message)
     }
 
     /// Writes what a gateway sends.
