@@ -261,7 +261,8 @@ fn read(room: &Room, model: &Model, lane: LogLane, after: u64) {
 }
 
 fn retention() -> PerLane<Retention> {
-    let keep = |entries, bytes| Retention { entries, bytes, age: Duration::from_secs(60) };
+    let kept = Retention::signal(Duration::from_secs(60));
+    let keep = |entries, bytes| Retention { entries, bytes, ..kept };
     PerLane { signal: keep(24, 16_384), bulk: keep(12, 65_536) }
 }
 

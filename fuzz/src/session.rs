@@ -109,7 +109,8 @@ impl World {
             ice_ttl: Duration::from_secs(600),
         };
         // Small enough to be overrun.
-        let keep = |entries| Retention { entries, ..Retention::signal(window) };
+        let keep =
+            |entries| Retention { entries, window: Duration::ZERO, ..Retention::signal(window) };
         let limits =
             RoomLimits { members: 4, retention: PerLane { signal: keep(40), bulk: keep(10) } };
         let mut gateway = Gateway::new(settings, limits);
