@@ -1,8 +1,8 @@
 //! One connection: pumps messages between its transport, its session and the rooms.
 //!
 //! A single task owns all three, so none of them needs a lock. Everything that can be waited
-//! for is polled in one place, `Pump::poll`, in a fixed order: what the router has left,
-//! what is to be sent (signal before ephemeral before bulk), then what has arrived.
+//! for is polled in one place, `Pump::poll`, in a fixed order: what the router has left, what has
+//! arrived, then what is to be sent (signal before ephemeral before bulk).
 
 mod arrivals;
 mod bounds;
@@ -66,6 +66,8 @@ pub struct Shared {
 const READS_PER_POLL: usize = 64;
 /// Frames handed over in one go before others get their turn.
 const WRITES_PER_POLL: usize = 256;
+/// Rounds of one poll, those without a read or a write among them.
+const LOOKS_PER_POLL: usize = 2 * READS_PER_POLL;
 /// How soon after an arrival from a new address the client learns of it.
 const MOVE_CHECK_EVERY: Duration = Duration::from_millis(100);
 /// How long the last messages of a connection may take.
@@ -81,7 +83,7 @@ pub async fn run<T: Transport>(transport: T, admitted: Admitted, shared: Arc<Sha
     // A panic is our bug. It ends this connection alone: its session lives on, and the client
     // comes back.
     let end = AssertUnwindSafe(pump.run()).catch_unwind().await.unwrap_or_else(|_| {
-        shared.metrics.connection_panicked();
+        shared.metrics.panicked();
         tracing::error!(%remote, "a connection's task panicked; the others go on");
         End::Close(Close::new(CloseCode::Internal))
     });
@@ -300,7 +302,9 @@ impl<T: Transport> Pump<T> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         let mut reads = READS_PER_POLL;
         let mut writes = WRITES_PER_POLL;
+        let mut looks = LOOKS_PER_POLL;
         loop {
+            looks -= 1;
             self.mailbox.attend();
             let now = self.shared.clock.now();
             if let Some(event) = self.take_notices().or_else(|| self.act()) {
@@ -329,7 +333,7 @@ impl<T: Transport> Pump<T> {
             if let Some(end) = self.poll_closing(now) {
                 return Poll::Ready(Event::End(end));
             }
-            if reads == 0 || writes == 0 {
+            if reads == 0 || writes == 0 || looks == 0 {
                 // Others on this runtime get their turn first.
                 cx.waker().wake_by_ref();
                 break;
@@ -384,6 +388,7 @@ impl<T: Transport> Pump<T> {
                     self.session.notify(&ServerMessage::Draining { reconnect_in });
                 }
                 Notice::Stop => return Some(close_now(CloseCode::Draining)),
+                Notice::RoomLost => return Some(close_now(CloseCode::Internal)),
             }
         }
         None
@@ -430,8 +435,8 @@ impl<T: Transport> Pump<T> {
                 let turn = Box::pin(handle.sender(lane).clone().reserve_owned());
                 self.blocked[lane] = Some(Blocked { command: Some(command), turn });
             }
-            // The room's task has panicked, which is our bug: the client comes back and finds
-            // the room made anew.
+            // Whoever served the room has panicked, which is our bug: the client comes back and
+            // finds the room made anew.
             Err(mpsc::error::TrySendError::Closed(_)) => {
                 self.session.close(Close::new(CloseCode::Internal));
             }
@@ -442,8 +447,10 @@ impl<T: Transport> Pump<T> {
         for lane in LogLane::ALL {
             let Some(blocked) = &mut self.blocked[lane] else { continue };
             if let Poll::Ready(permit) = blocked.turn.as_mut().poll(cx) {
-                if let (Ok(permit), Some(command)) = (permit, blocked.command.take()) {
-                    permit.send(command);
+                match (permit, blocked.command.take()) {
+                    (Ok(permit), Some(command)) => drop(permit.send(command)),
+                    // As when it could not be asked at all.
+                    _ => self.session.close(Close::new(CloseCode::Internal)),
                 }
                 self.blocked[lane] = None;
             }

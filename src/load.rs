@@ -1,9 +1,9 @@
 //! `handover load`: many sessions on a gateway, and what became of their messages.
 //!
 //! Every message is written down before it goes out, and every member is judged by that
-//! ([`ledger`]): nothing it is owed may be lost, repeated, out of order, or anybody else's.
-//! With `--chaos` each session reaches the gateway through a relay of its own ([`path`]) on
-//! which connections are broken at random ([`chaos`]), and the time until the session is back
+//! (`ledger`): nothing it is owed may be lost, repeated, out of order, or anybody else's.
+//! With `--chaos` each session reaches the gateway through a relay of its own (`path`) on
+//! which connections are broken at random (`chaos`), and the time until the session is back
 //! is measured.
 
 mod chaos;

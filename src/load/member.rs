@@ -223,7 +223,7 @@ pub(super) async fn listen(
     session: Session,
     (number, room): (usize, Room),
     mut phase: watch::Receiver<Phase>,
-    complete: mpsc::UnboundedSender<()>,
+    complete: mpsc::Sender<()>,
 ) -> Heard {
     let mut heard = Heard::default();
     let mut receiver = Receiver::new(session, number);
@@ -233,7 +233,8 @@ pub(super) async fn listen(
         if !said && owed.is_some_and(|owed| receiver.had() >= owed) {
             said = true;
             // Nobody waits for it any more once the time is up.
-            let _ = complete.send(());
+            // Room for everybody who listens.
+            let _ = complete.try_send(());
         }
         tokio::select! {
             event = room.next_event() => match event {

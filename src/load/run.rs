@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use handover_client::{Codec, PeerId};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
 use super::chaos;
 use super::ledger::{Ledger, Session};
@@ -83,13 +83,14 @@ pub(super) async fn run(
     });
 
     let (phase, phases) = watch::channel(Phase::Sending);
-    let (complete, mut completed) = mpsc::unbounded_channel();
-    let mut listeners: Vec<JoinHandle<Heard>> = Vec::new();
+    let most = members.iter().map(|member| member.rooms.len()).sum::<usize>().max(1);
+    let (complete, mut completed) = mpsc::channel(most);
+    let mut listeners: JoinSet<Heard> = JoinSet::new();
     for member in &members {
         for (number, room) in &member.rooms {
             let at = (*number, room.clone());
             let (run, phases, complete) = (run.clone(), phases.clone(), complete.clone());
-            listeners.push(tokio::spawn(listen(run, member.session, at, phases, complete)));
+            listeners.spawn(listen(run, member.session, at, phases, complete));
         }
     }
     drop(complete);
@@ -142,9 +143,8 @@ pub(super) async fn run(
     stream::iter(&members)
         .for_each_concurrent(None, |member| async { member.client.close().await })
         .await;
-    for listener in listeners {
-        let heard = listener.await.map_err(|_| LoadError::Unsteady)?;
-        report.add_heard(&heard);
+    while let Some(heard) = listeners.join_next().await {
+        report.add_heard(&heard.map_err(|_| LoadError::Unsteady)?);
     }
     Ok(report)
 }

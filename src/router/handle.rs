@@ -6,7 +6,7 @@
 //! to another task and waking it costs more than applying it.
 
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
 use super::live_log::SharedLog;
+use super::mailbox::Notice;
 use super::room::LiveRoom;
 use super::seat::Seat;
 use crate::broker::Author;
@@ -96,23 +97,29 @@ impl RoomHandle {
     /// Asks for something: served at once if nothing waits, otherwise left in the mailbox of
     /// `lane`.
     pub fn ask(&self, lane: LogLane, command: Command) -> Result<(), TrySendError<Command>> {
-        match self.serve_at_once(command) {
+        let mut desk = match self.desk.0.try_lock() {
+            Ok(desk) => desk,
+            Err(TryLockError::WouldBlock) => return self.sender(lane).try_send(command),
+            // The mailbox is there still, but nobody will look into it.
+            Err(TryLockError::Poisoned(_)) => return Err(TrySendError::Closed(command)),
+        };
+        match self.serve_at_once(&mut desk, command) {
             Ok(()) => Ok(()),
             Err(command) => self.sender(lane).try_send(command),
         }
     }
 
-    fn serve_at_once(&self, command: Command) -> Result<(), Command> {
-        // Held by another right now, or poisoned: the mailbox knows what to do with either.
-        let Ok(mut desk) = self.desk.0.try_lock() else { return Err(command) };
+    fn serve_at_once(&self, desk: &mut Option<LiveRoom>, command: Command) -> Result<(), Command> {
         let is_empty =
             |mailbox: &mpsc::Sender<Command>| mailbox.capacity() == mailbox.max_capacity();
-        match &mut *desk {
-            Some(room) if is_empty(&self.signal) && is_empty(&self.bulk) => {
-                room.handle_at_once(command)
-            }
-            _ => Err(command),
+        if !is_empty(&self.signal) || !is_empty(&self.bulk) {
+            return Err(command);
         }
+        // Taken from the desk: a panic drops the room, and so tells its members.
+        let Some(mut room) = desk.take() else { return Err(command) };
+        let served = room.handle_at_once(command);
+        *desk = Some(room);
+        served
     }
 
     /// The mailbox of a lane.
@@ -125,6 +132,14 @@ impl RoomHandle {
 }
 
 impl Command {
+    /// Who waits for its answer.
+    fn asker(&self) -> Option<&Arc<Seat>> {
+        match self {
+            Command::Request(request) => Some(&request.0),
+            _ => None,
+        }
+    }
+
     fn ends_membership(&self) -> bool {
         match self {
             Command::Request(request) => matches!(request.2, Op::Leave { .. }),
@@ -146,7 +161,6 @@ pub(super) fn start(shared: &Arc<Shared>, name: RoomName) -> RoomHandle {
 }
 
 async fn run(shared: Arc<Shared>, desk: Arc<Desk>, mut mailboxes: Mailboxes) {
-    shared.metrics.rooms.inc();
     let tidy = tokio::time::sleep(TIDY_EVERY);
     tokio::pin!(tidy);
     loop {
@@ -155,7 +169,9 @@ async fn run(shared: Arc<Shared>, desk: Arc<Desk>, mut mailboxes: Mailboxes) {
             () = shared.stopping.cancelled() => break,
             work = poll_fn(|cx| desk.poll_work(cx, &mut mailboxes)) => {
                 let Some((mut room, batch)) = work else { break };
+                let asking = Asking::of(&batch, &shared);
                 room.handle(batch).await;
+                drop(asking);
                 desk.put_back(room);
             }
             () = &mut tidy => {
@@ -169,8 +185,30 @@ async fn run(shared: Arc<Shared>, desk: Arc<Desk>, mut mailboxes: Mailboxes) {
         }
     }
     // Whoever still holds a handle finds the mailboxes closed, and nobody at the desk.
-    drop(desk.take());
-    shared.metrics.rooms.dec();
+    match desk.take() {
+        Some(room) => room.dismiss(),
+        // Lost to a panic: nobody will answer what has gathered.
+        None if desk.0.is_poisoned() => mailboxes.send_away(),
+        None => {}
+    }
+}
+
+/// Those whose commands are being served. They would wait for ever if that came to nothing.
+struct Asking<'a>(Vec<Arc<Seat>>, &'a Shared);
+
+impl<'a> Asking<'a> {
+    fn of(batch: &[Command], shared: &'a Shared) -> Self {
+        Asking(batch.iter().filter_map(Command::asker).cloned().collect(), shared)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.1.metrics.panicked();
+            self.0.iter().for_each(|seat| seat.mailbox.notify(Notice::RoomLost));
+        }
+    }
 }
 
 impl Desk {
@@ -227,6 +265,18 @@ impl Mailboxes {
             urgent.append(&mut later);
             urgent
         }))
+    }
+
+    /// Nobody will serve what waits here.
+    fn send_away(&mut self) {
+        for mailbox in [&mut self.signal, &mut self.bulk] {
+            mailbox.close();
+            while let Ok(command) = mailbox.try_recv() {
+                if let Some(seat) = command.asker() {
+                    seat.mailbox.notify(Notice::RoomLost);
+                }
+            }
+        }
     }
 
     /// Whether nothing waits here and only the router's table could send anything.

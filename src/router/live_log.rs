@@ -1,4 +1,4 @@
-//! This node's copy of a room's logs, written by the room's task and read by its members.
+//! This node's copy of a room's logs, written by whoever serves the room and read by its members.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -15,7 +15,7 @@ use crate::broker::RoomState;
 #[derive(Debug)]
 pub struct LiveLog {
     epoch: Epoch,
-    /// Written by one task, held for one entry at a time.
+    /// Written by whoever serves the room, held for one entry at a time.
     logs: RwLock<PerLane<Log>>,
 }
 

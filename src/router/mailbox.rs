@@ -31,6 +31,9 @@ pub enum Notice {
     },
     /// The gateway closes the connection now.
     Stop,
+    /// A room of the connection is lost to a fault of the gateway's own; a connection made anew
+    /// finds it made anew.
+    RoomLost,
 }
 
 /// The inbox of one connection.
@@ -38,7 +41,8 @@ pub enum Notice {
 pub struct Mailbox {
     codec: Codec,
     news: PerLane<AtomicU64>,
-    /// Whether `queue` holds anything, so that looking costs no lock.
+    /// Whether `queue` holds anything, so that looking costs no lock. In one order with `attended`
+    /// and `stirred`, as a reader that saw neither this nor them would sleep through a notice.
     filled: AtomicBool,
     queue: Mutex<Queue>,
     /// The connection is looking, and will look again before it rests: no need to wake it. A
@@ -86,14 +90,14 @@ impl Mailbox {
     /// Leaves a notice.
     pub fn notify(&self, notice: Notice) {
         self.queue().notices.push_back(notice);
-        self.filled.store(true, Ordering::Release);
+        self.filled.store(true, Ordering::SeqCst);
         self.wake();
     }
 
     /// Leaves an ephemeral message.
     pub fn push_ephemeral(&self, frame: Frame) -> Kept {
         let kept = self.queue().ephemeral.push(frame);
-        self.filled.store(true, Ordering::Release);
+        self.filled.store(true, Ordering::SeqCst);
         self.wake();
         kept
     }
@@ -131,17 +135,17 @@ impl Mailbox {
 
     /// Takes the oldest notice.
     pub fn take_notice(&self) -> Option<Notice> {
-        self.filled.load(Ordering::Acquire).then(|| self.take(|q| q.notices.pop_front())).flatten()
+        self.filled.load(Ordering::SeqCst).then(|| self.take(|q| q.notices.pop_front())).flatten()
     }
 
     /// Takes the oldest ephemeral message.
     pub fn take_ephemeral(&self) -> Option<Frame> {
-        self.filled.load(Ordering::Acquire).then(|| self.take(|q| q.ephemeral.pop())).flatten()
+        self.filled.load(Ordering::SeqCst).then(|| self.take(|q| q.ephemeral.pop())).flatten()
     }
 
     /// Whether an ephemeral message waits. May say so once too often.
     pub fn has_ephemeral(&self) -> bool {
-        self.filled.load(Ordering::Acquire)
+        self.filled.load(Ordering::SeqCst)
     }
 
     fn take<T>(&self, take: impl FnOnce(&mut Queue) -> T) -> T {

@@ -141,7 +141,7 @@ impl Router {
         let mut rooms = self.0.rooms();
         match rooms.entry(name.clone()) {
             MapEntry::Occupied(live) if live.get().is_live() => live.get().clone(),
-            // Its task has panicked: the room begins again from what the broker holds.
+            // Whoever served it has panicked: the room begins again from what the broker holds.
             MapEntry::Occupied(mut dead) => {
                 dead.insert(handle::start(&self.0, name.clone()));
                 dead.get().clone()

@@ -64,11 +64,14 @@ pub(super) struct LiveRoom {
     marks: PerLane<Marks>,
     /// Whether entries were appended that not every member was marked for.
     left_behind: PerLane<bool>,
+    /// It ends in order, with nobody in it or with the gateway.
+    dismissed: bool,
 }
 
 impl LiveRoom {
     /// A room that nobody has asked for anything yet.
     pub(super) fn new(shared: Arc<Shared>, name: RoomName) -> Self {
+        shared.metrics.rooms.inc();
         LiveRoom {
             shared,
             name,
@@ -76,7 +79,13 @@ impl LiveRoom {
             seats: HashMap::new(),
             marks: PerLane::default(),
             left_behind: PerLane::default(),
+            dismissed: false,
         }
+    }
+
+    /// Lets it end with its members where they are.
+    pub(super) fn dismiss(mut self) {
+        self.dismissed = true;
     }
 
     /// Serves a member's request if that needs no waiting; otherwise gives it back.
@@ -352,6 +361,7 @@ impl LiveRoom {
         let idle = is_idle();
         if idle {
             rooms.remove(&self.name);
+            self.dismissed = true;
         }
         idle
     }
@@ -364,6 +374,16 @@ impl LiveRoom {
                 let outcome = Outcome::Refused { about: op.about(), refusal: UNAVAILABLE, at: 0 };
                 seat.mailbox.notify(Notice::Reply(Reply { slot, outcome }));
             }
+        }
+    }
+}
+
+impl Drop for LiveRoom {
+    fn drop(&mut self) {
+        self.shared.metrics.rooms.dec();
+        if !self.dismissed {
+            // Whoever served it has panicked. The members' logs would never grow again.
+            self.seats.values().for_each(|(seat, _)| seat.mailbox.notify(Notice::RoomLost));
         }
     }
 }

@@ -1,13 +1,18 @@
 //! Rooms and sessions on a broker in memory. The runtime has one thread, so what is put into a
 //! room's mailboxes without waiting reaches it in one batch.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
 use handover_protocol::limits::Retention;
 use handover_protocol::session::{Op, Outcome};
+use handover_protocol::time::Time;
 use handover_protocol::wire::message::Send;
-use handover_protocol::wire::{Codec, Json, UserId};
+use handover_protocol::wire::{Codec, Epoch, Json, UserId};
 
 use super::*;
 use crate::broker::memory::MemoryBroker;
+use crate::broker::{AtHand, Done, RoomOp, RoomState};
 
 struct Member {
     seat: Arc<Seat>,
@@ -17,11 +22,91 @@ struct Member {
 
 const SLOT: Slot = Slot { index: 0, generation: 0 };
 
+/// A broker with a fault, once it is asked to.
+#[derive(Debug)]
+struct Faulty {
+    sound: MemoryBroker,
+    fails: Arc<AtomicBool>,
+    at_hand: bool,
+}
+
+impl Faulty {
+    fn fail(&self) {
+        assert!(!self.fails.swap(false, Ordering::SeqCst), "a fault on purpose");
+    }
+}
+
+#[async_trait]
+impl Broker for Faulty {
+    async fn open(&self, record: SessionRecord) -> Result<(), Unavailable> {
+        self.sound.open(record).await
+    }
+
+    async fn resume(
+        &self,
+        session: SessionId,
+        hash: [u8; 32],
+        presented: Option<Admission>,
+        unix_now: u64,
+    ) -> Result<SessionRecord, ResumeError> {
+        self.sound.resume(session, hash, presented, unix_now).await
+    }
+
+    async fn readmit(&self, author: Author, admission: Admission) -> Result<bool, Unavailable> {
+        self.sound.readmit(author, admission).await
+    }
+
+    async fn retire(&self, author: Author) -> Result<bool, Unavailable> {
+        self.sound.retire(author).await
+    }
+
+    async fn end(&self, session: SessionId) -> Result<(), Unavailable> {
+        self.sound.end(session).await
+    }
+
+    async fn load(&self, now: Time, room: &RoomName, e: Epoch) -> Result<RoomState, Unavailable> {
+        self.sound.load(now, room, e).await
+    }
+
+    async fn apply(
+        &self,
+        now: Time,
+        room: &RoomName,
+        ops: Vec<RoomOp>,
+    ) -> Result<Vec<Result<Done, Refusal>>, Unavailable> {
+        self.fail();
+        self.sound.apply(now, room, ops).await
+    }
+
+    fn at_hand(&self) -> Option<&dyn AtHand> {
+        self.at_hand.then_some(self)
+    }
+
+    async fn trim(&self, now: Time, room: &RoomName) -> Result<(), Unavailable> {
+        self.sound.trim(now, room).await
+    }
+
+    async fn remove_if_empty(&self, now: Time, room: &RoomName) -> Result<bool, Unavailable> {
+        self.sound.remove_if_empty(now, room).await
+    }
+}
+
+impl AtHand for Faulty {
+    fn apply_one(&self, now: Time, room: &RoomName, op: RoomOp) -> Result<Done, Refusal> {
+        self.fail();
+        self.sound.apply_one(now, room, op)
+    }
+}
+
 fn router() -> Router {
+    router_on(MemoryBroker::new)
+}
+
+fn router_on<B: Broker>(broker: impl FnOnce(RoomLimits) -> B) -> Router {
     let window = Duration::from_secs(120);
     let retention = PerLane { signal: Retention::signal(window), bulk: Retention::bulk(window) };
     let limits = RoomLimits { members: 9, retention };
-    let broker = Arc::new(MemoryBroker::new(limits));
+    let broker = Arc::new(broker(limits));
     let (clock, metrics) = (Clock::start(), Arc::default());
     let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
     Router::start(broker, clock, metrics, limits, window, tasks, stopping)
@@ -196,4 +281,43 @@ async fn a_user_has_so_many_sessions_and_a_place_again_when_one_ends() {
     assert_eq!(open("ada").await.err().unwrap().code, ErrorCode::RateLimited);
     router.end(seat_again.author, [], LeaveReason::Bye).await.unwrap();
     open("ada").await.unwrap();
+}
+
+/// The members of a room that is lost to a fault are sent to come back, and meet in a new one.
+async fn a_fault_costs_nobody_the_room(at_hand: bool) {
+    let fails = Arc::new(AtomicBool::new(false));
+    let broker =
+        |limits| Faulty { sound: MemoryBroker::new(limits), fails: fails.clone(), at_hand };
+    let router = router_on(broker);
+    let (ann, bob) = (Member::join(&router).await, Member::join(&router).await);
+    fails.store(true, Ordering::SeqCst);
+    let ask = |member: &Member, op| {
+        let command = Command::Request(Box::new((member.seat.clone(), SLOT, op)));
+        member.handle.ask(LogLane::Signal, command)
+    };
+    let asking = std::panic::AssertUnwindSafe(|| ask(&ann, Op::Members { id: 2 }));
+    // Served at once, the fault is the asker's; otherwise that of the room's task.
+    assert_eq!(std::panic::catch_unwind(asking).is_err(), at_hand);
+    for member in [&ann, &bob] {
+        assert!(matches!(soon(told(&member.seat)).await, Notice::RoomLost));
+    }
+    assert!(ask(&bob, Op::Members { id: 3 }).is_err(), "the room is gone");
+    let again = Member { handle: router.room(&bob.room), ..bob };
+    assert!(ask(&again, Op::Members { id: 4 }).is_ok());
+    let Outcome::Members { snapshot, .. } = soon(again.outcome()).await else { panic!("refused") };
+    assert_eq!(snapshot.members.len(), 2);
+}
+
+async fn soon<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("this takes too long")
+}
+
+#[tokio::test]
+async fn a_fault_while_a_connection_serves_costs_nobody_the_room() {
+    a_fault_costs_nobody_the_room(true).await;
+}
+
+#[tokio::test]
+async fn a_fault_in_a_rooms_task_costs_nobody_the_room() {
+    a_fault_costs_nobody_the_room(false).await;
 }

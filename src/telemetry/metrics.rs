@@ -277,7 +277,7 @@ impl Metrics {
     }
 
     /// A connection's task panicked.
-    pub fn connection_panicked(&self) {
+    pub fn panicked(&self) {
         self.panics.inc();
     }
 

@@ -122,9 +122,10 @@ impl Entry {
         }
     }
 
-    /// The bytes it counts for in a log's bound.
+    /// The bytes it counts for in a log's bound: its body, and what an entry without one takes
+    /// with its frames in both codecs.
     pub fn bytes(&self) -> usize {
-        const OVERHEAD: usize = 128;
+        const OVERHEAD: usize = 512;
         OVERHEAD
             + match &self.event {
                 Event::Message { body, .. } => body.len(),

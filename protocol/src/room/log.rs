@@ -101,7 +101,9 @@ impl Log {
             let is_needed = age < keep.window;
             let too_many = !is_needed && self.entries.len() > keep.entries;
             let aged = !is_needed && age > keep.age;
-            if !aged && !too_many && self.bytes <= keep.bytes {
+            // The newest entry has a reader somewhere, however small the bound.
+            let too_big = self.bytes > keep.bytes && self.entries.len() > 1;
+            if !aged && !too_many && !too_big {
                 break;
             }
             if is_needed {

@@ -62,6 +62,11 @@ impl Bench {
         Bench::keeping(PerLane { signal: keep, bulk: keep })
     }
 
+    /// Whether something should have been done by now that is not.
+    pub fn is_overdue(&self) -> bool {
+        self.gateway.poll_timeout().is_some_and(|at| at <= self.now)
+    }
+
     pub fn wait(&mut self, duration: Duration) {
         self.now = self.now + duration;
         self.gateway.handle_timeout(self.now);

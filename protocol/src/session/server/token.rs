@@ -47,6 +47,9 @@ impl<L: RoomLog> ServerSession<L> {
 
     /// When there is something to do about the token.
     pub(super) fn token_timeout(&self) -> Option<Time> {
+        if self.closing.is_some() {
+            return None;
+        }
         let term = self.pass.term.filter(|_| matches!(self.phase, Phase::Live { .. }))?;
         Some(if self.told_of_end { term.end } else { term.expiring })
     }
