@@ -187,6 +187,8 @@ struct Pump<T> {
     blocked: PerLane<Option<Blocked>>,
     /// A newer token is being looked at.
     refreshing: Option<Refreshing>,
+    /// Reading waits for an answer.
+    held: bool,
     /// The client said `bye`: the session is no more.
     ended: bool,
     /// Bulk and ephemeral take turns, so that neither starves the other.
@@ -221,6 +223,7 @@ impl<T: Transport> Pump<T> {
             rooms: Vec::new(),
             blocked: PerLane { signal: None, bulk: None },
             refreshing: None,
+            held: false,
             ended: false,
             bulk_next: false,
             started: now,
@@ -314,7 +317,15 @@ impl<T: Transport> Pump<T> {
             self.poll_refreshing(cx);
             // What has arrived goes first, so that one write carries all there is to say to it.
             let intake = self.intake();
-            let ended = match self.arrivals.poll(cx, &mut self.transport, intake) {
+            // ... but for what reading has waited for: that answer goes out before anything that
+            // came behind its question is read, and answered.
+            let answered = std::mem::replace(&mut self.held, !intake.signal) && intake.signal;
+            let arrival = if answered {
+                Poll::Pending
+            } else {
+                self.arrivals.poll(cx, &mut self.transport, intake)
+            };
+            let ended = match arrival {
                 Poll::Ready(Ok(inbound)) => {
                     self.receive(now, inbound);
                     reads -= 1;
@@ -340,7 +351,7 @@ impl<T: Transport> Pump<T> {
             }
             // What was sent may have left something to do, such as to fetch a snapshot, or made
             // room to read more; and what was asked may have been answered.
-            let is_done = !self.may_act() && self.intake() == intake;
+            let is_done = !answered && !self.may_act() && self.intake() == intake;
             if is_done && self.mailbox.rest(cx.waker()) {
                 break;
             }

@@ -233,7 +233,7 @@ pub(super) async fn a_log_is_bounded_by_entries_past_the_window<K: Kind>() {
 }
 
 pub(super) async fn a_log_is_bounded_by_bytes<K: Kind>() {
-    let small = Retention { bytes: 2_000, ..GENEROUS };
+    let small = Retention { bytes: 3_600, ..GENEROUS };
     let (here, there) = Nodes::joined::<K>(limits(small), &["ann"]).await;
     let text = format!("\"{}\"", "é".repeat(250));
     for seq in 1..=9 {
@@ -241,7 +241,7 @@ pub(super) async fn a_log_is_bounded_by_bytes<K: Kind>() {
     }
     let state = there.load("late").await;
     let one = state.entries.bulk[0].bytes();
-    assert!(3 * one <= 2_000 && 2_000 < 4 * one);
+    assert!(3 * one <= 3_600 && 3_600 < 4 * one);
     assert_eq!(offsets(&state, LogLane::Bulk), [7, 8, 9]);
     // What is let go of counts no more: small ones fit in again.
     for seq in 10..=12 {
@@ -250,7 +250,7 @@ pub(super) async fn a_log_is_bounded_by_bytes<K: Kind>() {
     let state = there.load("late").await;
     let held: usize = state.entries.bulk.iter().map(|entry| entry.bytes()).sum();
     assert_eq!(offsets(&state, LogLane::Bulk), [8, 9, 10, 11, 12]);
-    assert!(held <= 2_000 && held + one > 2_000);
+    assert!(held <= 3_600 && held + one > 3_600);
 }
 
 pub(super) async fn a_log_is_bounded_by_age<K: Kind>() {
