@@ -1,6 +1,6 @@
 //! The gateway's end of sessions, given anything: connections that say whole messages, halves
 //! and nonsense on any lane, rooms that answer late, wrong or not at all, in any order. What
-//! goes out is held against the protocol by a [`Reader`] on each connection.
+//! goes out is held against the protocol by a `Reader` on each connection.
 
 mod reader;
 mod say;
