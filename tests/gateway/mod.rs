@@ -8,6 +8,7 @@ mod hostile;
 mod jwks;
 mod limits;
 mod priority;
+mod secrets;
 mod setup;
 mod silence;
 mod slow_reader;

@@ -1,0 +1,90 @@
+//! What must never be logged is not, however much is.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::thread;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use serde_json::json;
+
+use super::entering::{claims, enters, hello, secret_file};
+use super::setup::Member;
+use crate::tokens::forge::{SECRET, Signer};
+
+/// What somebody who reads the log must not find.
+const TYPED: &str = "nobody's business";
+
+#[tokio::test]
+async fn nothing_secret_is_in_a_debug_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = secret_file(&dir, "secret", SECRET);
+    let mut gateway = Command::new(env!("CARGO_BIN_EXE_handover"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log", "debug"])
+        .arg("--auth-secret-file")
+        .arg(&keys)
+        .current_dir(dir.path())
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = gateway.stderr.take().unwrap();
+    let logged = thread::spawn(move || {
+        let mut logged = String::new();
+        stderr.read_to_string(&mut logged).unwrap();
+        logged
+    });
+    let mut lines = BufReader::new(gateway.stdout.take().unwrap()).lines();
+    let mut address = |what: &str| -> SocketAddr {
+        let line = lines.by_ref().map(Result::unwrap).find(|line| line.trim().starts_with(what));
+        line.unwrap().trim()[what.len()..].trim().parse().unwrap()
+    };
+    let (secure, plain) = (address("QUIC and TLS"), address("plain HTTP"));
+
+    let mut secrets = vec![String::from_utf8(SECRET.to_vec()).unwrap(), TYPED.to_owned()];
+    secrets.extend([STANDARD.encode(SECRET), URL_SAFE_NO_PAD.encode(SECRET)]);
+    for over_webtransport in [false, true] {
+        let dial = async || match over_webtransport {
+            true => Member::over_webtransport(secure).await,
+            false => Member::over_websocket(plain).await,
+        };
+        let token = Signer::secret().sign(None, &claims("ann"));
+        let mut member = dial().await;
+        let welcome = enters(&mut member, &token).await;
+        member.join("room").await;
+        member.post("room", "bulk", json!({ "text": TYPED })).await;
+        member.accepted("bulk", 1).await;
+        let newer = Signer::secret().sign(None, &claims("ann"));
+        member.send("signal", json!({"type": "refresh", "id": 90, "token": newer})).await;
+        member.expect("signal", "ok").await;
+
+        let mut again = dial().await;
+        again.resume(&welcome).await;
+        again.expect("signal", "welcome").await;
+        let wrong = "dGhlIHNlY3JldCBvZiBub2JvZHkgYXQgYWxsIQ";
+        let mut thief = dial().await;
+        thief.resume(&json!({"session": welcome["session"], "secret": wrong})).await;
+        thief.expect("signal", "error").await;
+        let forged = Signer::ecdsa().sign(None, &claims("ann"));
+        let mut stranger = dial().await;
+        hello(&mut stranger, Some(&forged)).await;
+        stranger.expect("signal", "error").await;
+
+        let own = welcome["secret"].as_str().unwrap();
+        secrets.extend([own, wrong, &token, &newer, &forged].map(str::to_owned));
+        // The part that makes a token one.
+        secrets.extend([&token, &newer].map(|t| t.rsplit('.').next().unwrap().to_owned()));
+    }
+
+    let id = gateway.id().to_string();
+    assert!(Command::new("kill").args(["-s", "TERM", &id]).status().unwrap().success());
+    let logged = tokio::task::spawn_blocking(|| logged.join().unwrap()).await.unwrap();
+    gateway.wait().unwrap();
+    assert!(logged.contains("session opened"), "it is a debug log: {logged}");
+    for secret in secrets {
+        assert!(!secret.is_empty() && !logged.contains(&secret), "{secret} was logged");
+    }
+}
