@@ -8,6 +8,8 @@ mod arrivals;
 mod bounds;
 mod door;
 mod output;
+#[cfg(test)]
+mod tests;
 
 use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;

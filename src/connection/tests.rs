@@ -1,0 +1,123 @@
+//! A connection whose own code fails.
+
+use std::collections::VecDeque;
+use std::net::Ipv4Addr;
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use handover_protocol::limits::{Limits, Retention};
+use handover_protocol::room::RoomLimits;
+use handover_protocol::wire::Codec;
+use handover_protocol::wire::frame::Frame;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::*;
+use crate::broker::memory::MemoryBroker;
+use crate::transport::PathSample;
+use crate::transport::accept::{Gate, GateLimits};
+
+/// Delivers what it is given, then does what no transport should.
+struct Treacherous {
+    arriving: VecDeque<&'static str>,
+    closed_with: Arc<Mutex<Option<CloseCode>>>,
+}
+
+impl Transport for Treacherous {
+    fn kind(&self) -> Kind {
+        Kind::WebSocket
+    }
+
+    fn codec(&self) -> Codec {
+        Codec::Json
+    }
+
+    fn is_complete(&self) -> bool {
+        true
+    }
+
+    fn path(&self) -> PathSample {
+        let remote = (Ipv4Addr::LOCALHOST, 1).into();
+        PathSample { rtt: None, packets_sent: 0, packets_lost: 0, remote }
+    }
+
+    fn poll_recv(
+        &mut self,
+        _cx: &mut Context<'_>,
+        intake: Intake,
+    ) -> Poll<Result<Inbound, TransportEnd>> {
+        if !intake.signal {
+            return Poll::Pending;
+        }
+        let next = self.arriving.pop_front().expect("a fault on purpose");
+        let payload = Bytes::from_static(next.as_bytes());
+        Poll::Ready(Ok(Inbound::Frame { lane: Lane::Signal, payload }))
+    }
+
+    fn poll_ready(&mut self, _: &mut Context<'_>, _: Lane) -> Poll<Result<(), TransportEnd>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn start_send(&mut self, _: Lane, _: Frame) -> Result<(), TransportEnd> {
+        Ok(())
+    }
+
+    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), TransportEnd>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn keep_alive(&mut self) {}
+
+    async fn close(self, last: Option<Frame>, code: CloseCode, _: Duration) {
+        assert!(last.is_some(), "it is told why");
+        *self.closed_with.lock().unwrap() = Some(code);
+    }
+}
+
+#[tokio::test]
+async fn a_panic_ends_its_connection_alone_and_is_counted() {
+    let window = Duration::from_secs(120);
+    let retention = PerLane { signal: Retention::signal(window), bulk: Retention::bulk(window) };
+    let limits = RoomLimits { members: 9, retention };
+    let (clock, metrics) = (Clock::start(), Arc::<Metrics>::default());
+    let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
+    let broker = Arc::new(MemoryBroker::new(limits));
+    let router =
+        Router::start(broker, clock, metrics.clone(), limits, window, tasks, stopping.clone());
+    let settings = Settings {
+        limits: Limits::default(),
+        heartbeat: Duration::from_secs(15),
+        resume_window: window,
+        ice_servers: Vec::new(),
+        ice_ttl: window,
+    };
+    let shared = Arc::new(Shared {
+        settings,
+        hello_timeout: Duration::from_secs(5),
+        pace: PaceLimits::default(),
+        authority: None,
+        router,
+        clock,
+        metrics: metrics.clone(),
+    });
+    let gate = Gate::new(GateLimits::of(2, 2), Time::ZERO, |_| true);
+    for _ in 0..2 {
+        let closed_with = Arc::default();
+        let transport = Treacherous {
+            arriving: VecDeque::from([
+                r#"{"type":"hello","version":1}"#,
+                r#"{"type":"join","id":1,"room":"r"}"#,
+            ]),
+            closed_with: Arc::clone(&closed_with),
+        };
+        let entered = gate.enter_tcp().await.unwrap();
+        run(transport, gate.admit(entered).unwrap(), shared.clone()).await;
+        assert_eq!(*closed_with.lock().unwrap(), Some(CloseCode::Internal));
+    }
+    let counted = metrics.encode().unwrap();
+    assert!(counted.contains("handover_panics_total 2"), "{counted}");
+    // Both sessions live on, and so does the room they are in.
+    assert!(counted.contains("handover_sessions 2"), "{counted}");
+    assert!(counted.contains("handover_rooms 1"), "{counted}");
+    stopping.cancel();
+}
