@@ -429,18 +429,15 @@ impl<T: Transport> Pump<T> {
         let Some(seat) = self.seat.clone() else { return };
         let Request { slot, room, op } = request;
         let lane = op.lane();
-        let known = self.rooms.iter().find(|(taken, ..)| *taken == slot);
-        let handle = match known {
-            Some((.., handle)) => handle.clone(),
-            None => {
-                if self.forbids_join(slot, &room, &op) {
-                    return;
-                }
-                let handle = self.shared.router.room(&room);
-                self.rooms.push((slot, room, handle.clone()));
-                handle
+        if !self.rooms.iter().any(|(taken, ..)| *taken == slot) {
+            if self.forbids_join(slot, &room, &op) {
+                return;
             }
-        };
+            let handle = self.shared.router.room(&room);
+            self.rooms.push((slot, room, handle));
+        }
+        let known = self.rooms.iter().find(|(taken, ..)| *taken == slot);
+        let Some((.., handle)) = known else { return };
         let command = Command::Request(Box::new((seat, slot, op)));
         match handle.ask(lane, command) {
             Ok(()) => {}

@@ -185,11 +185,8 @@ async fn run(shared: Arc<Shared>, desk: Arc<Desk>, mut mailboxes: Mailboxes) {
         }
     }
     // Whoever still holds a handle finds the mailboxes closed, and nobody at the desk.
-    match desk.take() {
-        Some(room) => room.dismiss(),
-        // Lost to a panic: nobody will answer what has gathered.
-        None if desk.0.is_poisoned() => mailboxes.send_away(),
-        None => {}
+    if let Some(room) = desk.take() {
+        room.dismiss();
     }
 }
 
@@ -267,8 +264,15 @@ impl Mailboxes {
         }))
     }
 
-    /// Nobody will serve what waits here.
-    fn send_away(&mut self) {
+    /// Whether nothing waits here and only the router's table could send anything.
+    fn are_idle(&self) -> bool {
+        self.signal.is_empty() && self.bulk.is_empty() && self.signal.sender_strong_count() == 1
+    }
+}
+
+impl Drop for Mailboxes {
+    /// Nobody will serve what waits here: the room's task has ended, by a panic or with the gateway.
+    fn drop(&mut self) {
         for mailbox in [&mut self.signal, &mut self.bulk] {
             mailbox.close();
             while let Ok(command) = mailbox.try_recv() {
@@ -277,11 +281,6 @@ impl Mailboxes {
                 }
             }
         }
-    }
-
-    /// Whether nothing waits here and only the router's table could send anything.
-    fn are_idle(&self) -> bool {
-        self.signal.is_empty() && self.bulk.is_empty() && self.signal.sender_strong_count() == 1
     }
 }
 

@@ -78,6 +78,15 @@ enum Whereabouts {
     Lost(Author, Vec<RoomName>),
 }
 
+impl Whereabouts {
+    fn generation(&self) -> u64 {
+        match self {
+            Whereabouts::Connected(seat) => seat.author.generation,
+            Whereabouts::Lost(author, _) => author.generation,
+        }
+    }
+}
+
 /// The shared room router.
 #[derive(Clone, Debug)]
 pub struct Router(Arc<Shared>);
@@ -133,7 +142,13 @@ impl Router {
 
     /// How fast a session has been; `fresh` if it is new here.
     pub fn pace(&self, session: SessionId, fresh: SharedPace) -> SharedPace {
-        self.0.sessions().quota.pace(session, fresh)
+        let mut sessions = self.0.sessions();
+        // Kept as long as the session is: one that has ended meanwhile would leave it behind.
+        if sessions.here.contains_key(&session) {
+            sessions.quota.pace(session, fresh)
+        } else {
+            fresh
+        }
     }
 
     /// The room, started if nobody on this node was in it.
@@ -291,11 +306,7 @@ impl Router {
             if let Some(notice) = self.0.leaving_notice(sessions.leaving) {
                 seat.mailbox.notify(notice);
             }
-            let newest = match sessions.here.get(&session) {
-                Some(Whereabouts::Connected(other)) => other.author.generation,
-                Some(Whereabouts::Lost(other, _)) => other.generation,
-                None => 0,
-            };
+            let newest = sessions.here.get(&session).map_or(0, Whereabouts::generation);
             if newest > seat.author.generation {
                 // A later resume was faster, and is what counts even if it is gone again.
                 Some(seat.clone())
@@ -345,7 +356,9 @@ impl Router {
         reason: LeaveReason,
     ) -> Result<Vec<(RoomName, PerLane<u64>)>, Unavailable> {
         if !self.0.broker.retire(author).await? {
-            // A newer connection took the session over: it lives on.
+            // A newer connection has taken the session over, or ended it. If that was before this
+            // one was seated here, nobody else will clear its seat away.
+            self.0.sessions().forget(author, |seated| seated == author.generation);
             return Ok(Vec::new());
         }
         let mut leaving = Vec::new();
@@ -362,12 +375,7 @@ impl Router {
                 left.push((room, at));
             }
         }
-        {
-            let mut sessions = self.0.sessions();
-            sessions.presence.handle_back(author.session);
-            sessions.here.remove(&author.session);
-            sessions.quota.remove(author.session);
-        }
+        self.0.sessions().forget(author, |_| true);
         self.0.metrics.sessions.dec();
         if let Err(unavailable) = self.0.broker.end(author.session).await {
             tracing::warn!(error = %unavailable, "an ended session is not forgotten yet");
@@ -438,6 +446,16 @@ impl Router {
 }
 
 impl Sessions {
+    /// Forgets where a session is, if it is under a generation that `which` allows.
+    fn forget(&mut self, author: Author, which: impl FnOnce(u64) -> bool) {
+        let session = author.session;
+        if self.here.get(&session).is_some_and(|at| which(at.generation())) {
+            self.presence.handle_back(session);
+            self.here.remove(&session);
+            self.quota.remove(session);
+        }
+    }
+
     fn poll_due(
         &mut self,
         now: handover_protocol::time::Time,

@@ -257,7 +257,11 @@ impl LiveRoom {
                 self.pass_on(Ephemeral::new(self.name.clone(), seat.author.peer, to, body));
                 return None;
             }
-            // A fenced connection has been replaced and is told so by whoever replaced it.
+            // Whoever replaced it has told it so already, unless it was not seated yet.
+            (Done::Fenced, _) => {
+                seat.mailbox.notify(Notice::Replaced);
+                return None;
+            }
             _ => return None,
         })
     }

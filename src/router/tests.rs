@@ -8,7 +8,7 @@ use handover_protocol::limits::Retention;
 use handover_protocol::session::{Op, Outcome};
 use handover_protocol::time::Time;
 use handover_protocol::wire::message::Send;
-use handover_protocol::wire::{Codec, Epoch, Json, UserId};
+use handover_protocol::wire::{Codec, Epoch, Json, Secret, UserId};
 
 use super::*;
 use crate::broker::memory::MemoryBroker;
@@ -16,6 +16,7 @@ use crate::broker::{AtHand, Done, RoomOp, RoomState};
 
 struct Member {
     seat: Arc<Seat>,
+    secret: Secret,
     room: RoomName,
     handle: RoomHandle,
 }
@@ -132,11 +133,11 @@ async fn told(seat: &Seat) -> Notice {
 
 impl Member {
     async fn join(router: &Router) -> Member {
-        let (seat, ..) =
+        let (seat, opened, _) =
             router.open(hello(None), Some(Admission::anonymous()), mailbox()).await.unwrap();
         let room = RoomName::parse("r").unwrap();
         let handle = router.room(&room);
-        let member = Member { seat, room, handle };
+        let member = Member { seat, secret: opened.secret, room, handle };
         member.ask(Op::Join { id: 1, metadata: None });
         assert!(matches!(member.outcome().await, Outcome::Joined { .. }));
         member
@@ -320,4 +321,50 @@ async fn a_fault_while_a_connection_serves_costs_nobody_the_room() {
 #[tokio::test]
 async fn a_fault_in_a_rooms_task_costs_nobody_the_room() {
     a_fault_costs_nobody_the_room(false).await;
+}
+
+#[tokio::test]
+async fn who_resumes_into_a_session_that_ends_meanwhile_is_told_and_leaves_nothing() {
+    let router = router();
+    let ann = Member::join(&router).await;
+    let resumed = async || {
+        let secret = ann.secret.clone();
+        let resume = Resume { session: ann.seat.author.session, secret, rooms: Default::default() };
+        router.open(hello(Some(resume)), None, mailbox()).await.unwrap().0
+    };
+    let (early, late) = (resumed().await, resumed().await);
+    router.end(late.author, [ann.room.clone()], LeaveReason::Bye).await.unwrap();
+    // Its resume was granted before the other one's, and it is seated only now.
+    let early = Arc::new(Seat { author: early.author, user: None, mailbox: mailbox() });
+    router.take_seat(&early);
+    let op = Op::Members { id: 2 };
+    let ask = Command::Request(Box::new((early.clone(), SLOT, op)));
+    ann.handle.ask(LogLane::Signal, ask).unwrap();
+    assert!(matches!(soon(told(&early)).await, Notice::Replaced));
+    router.lost(&early, Vec::new()).await;
+    router.end(early.author, [], LeaveReason::Expired).await.unwrap();
+    let sessions = router.0.sessions();
+    assert!(sessions.here.is_empty());
+    assert_eq!(sessions.presence.poll_timeout(), None);
+}
+
+/// What waits for a room behind what fails is told as well, and not only what fails.
+#[tokio::test]
+async fn a_fault_leaves_nobody_waiting_in_a_mailbox() {
+    let fails = Arc::new(AtomicBool::new(false));
+    let broker =
+        |limits| Faulty { sound: MemoryBroker::new(limits), fails: fails.clone(), at_hand: false };
+    let router = router_on(broker);
+    let ann = Member::join(&router).await;
+    fails.store(true, Ordering::SeqCst);
+    // More than one batch, from somebody whom the room does not know yet.
+    let (stranger, ..) =
+        router.open(hello(None), Some(Admission::anonymous()), mailbox()).await.unwrap();
+    for id in 0..100 {
+        ann.ask(Op::Members { id });
+    }
+    let join = Op::Join { id: 1, metadata: None };
+    let ask = Command::Request(Box::new((stranger.clone(), SLOT, join)));
+    ann.handle.sender(LogLane::Signal).try_send(ask).unwrap();
+    assert!(matches!(soon(told(&stranger)).await, Notice::RoomLost));
 }
