@@ -3,6 +3,7 @@
 //! A broker is looked at from two nodes: what one did, the other sees. Time is the tests' own.
 
 mod rooms;
+mod server;
 mod sessions;
 
 use std::sync::Arc;
@@ -23,6 +24,8 @@ use super::{Author, Broker, Change, Done, RoomOp, RoomState, SessionRecord};
 struct Nodes {
     here: Arc<dyn Broker>,
     there: Arc<dyn Broker>,
+    /// What both ask, if it is not in this process.
+    _behind: Option<server::RedisServer>,
 }
 
 /// How a broker for one test comes to be.
@@ -35,7 +38,7 @@ struct Memory;
 impl Kind for Memory {
     async fn start(limits: RoomLimits) -> Nodes {
         let broker = Arc::new(MemoryBroker::new(limits));
-        Nodes { here: broker.clone(), there: broker }
+        Nodes { here: broker.clone(), there: broker, _behind: None }
     }
 }
 
@@ -46,6 +49,13 @@ macro_rules! conformance {
             $(#[tokio::test]
             async fn $case() {
                 super::$group::$case::<super::Memory>().await;
+            })+
+        }
+
+        mod redis {
+            $(#[tokio::test]
+            async fn $case() {
+                super::$group::$case::<super::server::Redis>().await;
             })+
         }
     };
@@ -125,8 +135,10 @@ fn record(name: &str) -> SessionRecord {
 }
 
 /// One node's way to ask, in one room.
+#[derive(Clone)]
 struct Node {
     broker: Arc<dyn Broker>,
+    _behind: Arc<Option<server::RedisServer>>,
     room: RoomName,
     now: Time,
 }
@@ -134,11 +146,12 @@ struct Node {
 impl Nodes {
     /// Both nodes, with the room loaded and the sessions `names` opened but in no room.
     async fn with<K: Kind>(limits: RoomLimits, names: &[&str]) -> (Node, Node) {
-        let Nodes { here, there } = K::start(limits).await;
+        let Nodes { here, there, _behind } = K::start(limits).await;
+        let behind = Arc::new(_behind);
         for name in names {
             here.open(record(name)).await.unwrap();
         }
-        let node = |broker| Node { broker, room: room(), now: at(10) };
+        let node = |broker| Node { broker, _behind: behind.clone(), room: room(), now: at(10) };
         let (here, there) = (node(here), node(there));
         here.load("first").await;
         // Only the first to load a room names its life.
@@ -215,7 +228,7 @@ impl Node {
 
     fn later(&self, seconds: u64) -> Node {
         let now = self.now + Duration::from_secs(seconds);
-        Node { broker: self.broker.clone(), room: self.room.clone(), now }
+        Node { now, room: self.room.clone(), ..self.clone() }
     }
 
     async fn remove(&self) -> bool {

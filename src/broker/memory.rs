@@ -135,18 +135,17 @@ impl Broker for MemoryBroker {
         if std::mem::take(&mut kept.dormant) {
             kept.room.begin(now, fresh);
         }
-        let held = |lane| {
-            let log = kept.room.log(lane);
-            let mut entries = Vec::new();
-            let mut after = log.first() - 1;
-            while let Read::Entry(entry) = log.read(after) {
-                after = entry.offset;
-                entries.push(entry);
-            }
-            entries
-        };
-        let entries = PerLane { signal: held(LogLane::Signal), bulk: held(LogLane::Bulk) };
-        Ok(RoomState { positions: kept.room.positions(), entries })
+        Ok(state_behind(&kept.room, PerLane::default()))
+    }
+
+    async fn read(
+        &self,
+        room: &RoomName,
+        after: PerLane<u64>,
+    ) -> Result<Option<RoomState>, Unavailable> {
+        let state = self.state();
+        let kept = state.rooms.get(room).filter(|kept| !kept.dormant);
+        Ok(kept.map(|kept| state_behind(&kept.room, after)))
     }
 
     async fn apply(
@@ -203,6 +202,21 @@ impl AtHand for MemoryBroker {
     }
 }
 
+fn state_behind(room: &Room, after: PerLane<u64>) -> RoomState {
+    let held = |lane| {
+        let log = room.log(lane);
+        let mut entries = Vec::new();
+        let mut after = after[lane].max(log.first() - 1);
+        while let Read::Entry(entry) = log.read(after) {
+            after = entry.offset;
+            entries.push(entry);
+        }
+        entries
+    };
+    let entries = PerLane { signal: held(LogLane::Signal), bulk: held(LogLane::Bulk) };
+    RoomState { positions: room.positions(), entries }
+}
+
 fn apply(
     now: Time,
     sessions: &mut HashMap<SessionId, Session>,
@@ -240,7 +254,7 @@ fn apply(
             }
             Ok(Done::Sent(sent))
         }
-        Change::CheckAddressee(to) => room.check_addressee(peer, to).map(|()| Done::Checked),
+        Change::Pass { to, .. } => room.check_addressee(peer, to).map(|()| Done::Passed),
         Change::MarkAway(away) => Ok(Done::Marked(room.mark_away(now, peer, away))),
         Change::Snapshot => {
             if !room.is_member(peer) {

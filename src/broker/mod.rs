@@ -15,17 +15,25 @@
 #[cfg(test)]
 mod conformance;
 pub mod memory;
+pub mod redis;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use handover_protocol::room::entry::Entry;
+use handover_protocol::room::entry::{Entry, Ephemeral};
 use handover_protocol::room::{Joining, Refusal, Sent, Snapshot};
 use handover_protocol::session::grant::Admission;
 use handover_protocol::time::Time;
 use handover_protocol::wire::message::{LeaveReason, Positions, Send as SendMessage};
 use handover_protocol::wire::{Epoch, Json, PeerId, PerLane, RoomName, SessionId, UserId};
+use tokio::sync::mpsc;
+
+/// See [`Broker::keep`].
+pub const KEEP_EVERY: Duration = Duration::from_secs(20);
 
 /// The broker could not be reached, or could not answer in time. What it was asked may or may
 /// not have been applied; asking again is safe.
@@ -86,8 +94,14 @@ pub enum Change {
     Update(Json),
     /// Append the author's message.
     Send(SendMessage),
-    /// Check that the author may pass something to this addressee (or to everybody).
-    CheckAddressee(Option<PeerId>),
+    /// Pass something on past the log: to this addressee, or to everybody else. Members of the
+    /// author's own node are left to that node.
+    Pass {
+        /// One addressee, or everybody else.
+        to: Option<PeerId>,
+        /// What.
+        body: Json,
+    },
     /// Note that the author has no connection, or has one again.
     MarkAway(bool),
     /// Look at the room.
@@ -106,8 +120,8 @@ pub enum Done {
     Updated(Arc<Entry>),
     /// See [`Change::Send`].
     Sent(Sent),
-    /// See [`Change::CheckAddressee`].
-    Checked,
+    /// See [`Change::Pass`].
+    Passed,
     /// See [`Change::MarkAway`]; `None` if it changed nothing.
     Marked(Option<Arc<Entry>>),
     /// See [`Change::Snapshot`].
@@ -123,6 +137,39 @@ pub struct RoomState {
     pub positions: Positions,
     /// The entries held, oldest first, without holes.
     pub entries: PerLane<Vec<Arc<Entry>>>,
+}
+
+/// What a node hears of a room it follows.
+#[derive(Debug)]
+pub enum Heard {
+    /// An entry was appended, by whichever node. They may come twice, and some may be missing.
+    Entry(Arc<Entry>),
+    /// A member on another node passed something on.
+    Ephemeral(Box<Ephemeral>),
+    /// A session was resumed: what speaks for it under an older generation is replaced.
+    Resumed(PeerId, u64),
+    /// Something may have been missed.
+    Doubt,
+}
+
+/// Where a room's news come in. It is followed until this is dropped.
+#[derive(Debug)]
+pub struct News {
+    heard: mpsc::Receiver<Heard>,
+    /// Set while `heard` is full and something did not fit in.
+    missed: Arc<AtomicBool>,
+}
+
+impl News {
+    /// What is heard next; nothing once the broker is gone.
+    pub fn poll_heard(&mut self, cx: &mut Context<'_>) -> Poll<Option<Heard>> {
+        match self.heard.poll_recv(cx) {
+            Poll::Pending if self.missed.swap(false, Ordering::AcqRel) => {
+                Poll::Ready(Some(Heard::Doubt))
+            }
+            polled => polled,
+        }
+    }
 }
 
 /// Why a session cannot be resumed.
@@ -164,6 +211,12 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// from now on it cannot be resumed. What `author` asked of rooms before is still applied.
     async fn retire(&self, author: Author) -> Result<bool, Unavailable>;
 
+    /// Keeps sessions that are on this node, with a connection or without, from being taken for
+    /// those of a node that died. Called every [`KEEP_EVERY`].
+    async fn keep(&self, _sessions: Vec<SessionId>) -> Result<(), Unavailable> {
+        Ok(())
+    }
+
     /// Forgets a retired session that has left its rooms.
     async fn end(&self, session: SessionId) -> Result<(), Unavailable>;
 
@@ -174,6 +227,19 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
         room: &RoomName,
         fresh: Epoch,
     ) -> Result<RoomState, Unavailable>;
+
+    /// News of the room from now on; `None` if nobody but this node changes it.
+    async fn follow(&self, _room: &RoomName) -> Result<Option<News>, Unavailable> {
+        Ok(None)
+    }
+
+    /// What was appended behind `after`; `None` if the room is gone. Entries that are no longer
+    /// held are missing at the beginning.
+    async fn read(
+        &self,
+        room: &RoomName,
+        after: PerLane<u64>,
+    ) -> Result<Option<RoomState>, Unavailable>;
 
     /// Applies changes of one room, one after another.
     async fn apply(

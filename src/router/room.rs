@@ -253,7 +253,7 @@ impl LiveRoom {
             (Done::Sent(Sent::Duplicate(applied)), Asked::Send { lane, .. }) => {
                 Outcome::Duplicate { lane, applied }
             }
-            (Done::Checked, Asked::Ephemeral { to, body, .. }) => {
+            (Done::Passed, Asked::Ephemeral { to, body, .. }) => {
                 self.pass_on(Ephemeral::new(self.name.clone(), seat.author.peer, to, body));
                 return None;
             }
@@ -417,7 +417,7 @@ fn split(seat: &Seat, op: Op) -> (Change, Asked) {
             (Change::Send(send), asked)
         }
         Op::Ephemeral { to, body, answered } => {
-            (Change::CheckAddressee(to), Asked::Ephemeral { to, body, answered })
+            (Change::Pass { to, body: body.clone() }, Asked::Ephemeral { to, body, answered })
         }
         Op::Snapshot { reason } => (Change::Snapshot, Asked::Snapshot { reason }),
     }

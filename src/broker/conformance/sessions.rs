@@ -38,7 +38,7 @@ pub(super) async fn each_resume_fences_the_one_before<K: Kind>() {
         Change::Update(json("{}")),
         Change::Leave(LeaveReason::Left),
         Change::MarkAway(true),
-        Change::CheckAddressee(None),
+        Change::Pass { to: None, body: json("1") },
         Change::Snapshot,
     ] {
         assert!(is_fenced(here.ask(ann, change.clone()).await), "{change:?}");
@@ -62,7 +62,7 @@ pub(super) async fn a_fenced_join_leaves_nothing_behind<K: Kind>() {
 pub(super) async fn the_rooms_are_recorded_with_the_session<K: Kind>() {
     let (here, there) = Nodes::with::<K>(limits(GENEROUS), &["ann"]).await;
     let other = RoomName::parse("other").unwrap();
-    let elsewhere = Node { broker: here.broker.clone(), room: other.clone(), now: here.now };
+    let elsewhere = Node { room: other.clone(), ..here.clone() };
     elsewhere.load("o").await;
     let ann = author("ann");
     here.join(ann).await.unwrap();

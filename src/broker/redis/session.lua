@@ -1,0 +1,33 @@
+-- Changes a session's record, if the caller speaks for it under the newest generation.
+--
+-- KEYS: 1 record, 2 its rooms, 3 every room that may remember it
+-- ARGV: 1 what, 2 generation, 3 ms it is kept, 4 and 5 what it is about
+-- Returns 1 if it was done, 0 if not, 2 if the session has been in too many rooms.
+if redis.call('HGET', KEYS[1], 'generation') ~= ARGV[2] then
+  return 0
+end
+local what = ARGV[1]
+if what == 'resume' then
+  if redis.call('HEXISTS', KEYS[1], 'retired') == 1 then
+    return 0
+  end
+  redis.call('HINCRBY', KEYS[1], 'generation', 1)
+  redis.call('HSET', KEYS[1], 'admission', ARGV[4])
+elseif what == 'readmit' then
+  redis.call('HSET', KEYS[1], 'admission', ARGV[4])
+elseif what == 'retire' then
+  redis.call('HSET', KEYS[1], 'retired', '1')
+elseif what == 'enter' then
+  local known = redis.call('SISMEMBER', KEYS[3], ARGV[4]) == 1
+  if not known and redis.call('SCARD', KEYS[3]) >= tonumber(ARGV[5]) then
+    return 2
+  end
+  redis.call('SADD', KEYS[2], ARGV[4])
+  redis.call('SADD', KEYS[3], ARGV[4])
+elseif what == 'exit' then
+  redis.call('SREM', KEYS[2], ARGV[4])
+end
+for i = 1, 3 do
+  redis.call('PEXPIRE', KEYS[i], ARGV[3])
+end
+return 1
