@@ -1,0 +1,110 @@
+//! Changes of a room as `apply.lua` takes them, and what it answers.
+
+use handover_protocol::room::entry::Event;
+use handover_protocol::room::{Joining, Refusal, Sent};
+use handover_protocol::wire::{Epoch, Json, LogLane, PeerId, RoomName};
+use redis::Value;
+
+use super::stored::{self, Fields, garbled};
+use super::{Change, Done, RoomOp, Shift, Unavailable};
+
+/// Whether a join is written down with its session.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recorded {
+    /// It is, or needs not be.
+    As,
+    Fenced,
+    TooMany,
+}
+
+/// What `apply.lua` takes for a change.
+pub(super) fn op_args(
+    room: &RoomName,
+    epoch: Epoch,
+    op: &RoomOp,
+    recorded: Recorded,
+) -> Result<[String; 8], Unavailable> {
+    let peer = op.author.peer;
+    let to_text = |to: Option<PeerId>| to.map(|to| to.to_string()).unwrap_or_default();
+    let (kind, event, [x, y, z]) = match &op.change {
+        Change::Join { user, metadata } => {
+            let user_text = serde_json::to_string(user).map_err(|_| garbled("a user"))?;
+            let metadata = metadata.clone().unwrap_or_else(Json::empty_object);
+            let shown = [user_text, metadata.as_str().to_owned(), String::new()];
+            ("J", Some(Event::Joined { user: user.clone(), metadata }), shown)
+        }
+        Change::Leave(reason) => ("L", Some(Event::Left { reason: *reason }), Default::default()),
+        Change::Update(metadata) => {
+            let event = Event::Updated { metadata: metadata.clone() };
+            ("U", Some(event), [metadata.as_str().to_owned(), String::new(), String::new()])
+        }
+        Change::Send(send) => {
+            let lane = match send.lane {
+                LogLane::Signal => "s",
+                LogLane::Bulk => "b",
+            };
+            let event = Event::Message { seq: send.seq, to: send.to, body: send.body.clone() };
+            ("M", Some(event), [lane.to_owned(), send.seq.to_string(), to_text(send.to)])
+        }
+        Change::Pass { to, .. } => ("P", None, [to_text(*to), String::new(), String::new()]),
+        Change::MarkAway(away) => {
+            let (event, mark) = if *away { (Event::Away, "1") } else { (Event::Back, "0") };
+            ("A", Some(event), [mark.to_owned(), String::new(), String::new()])
+        }
+        Change::Snapshot => ("S", None, Default::default()),
+    };
+    let kind = if recorded == Recorded::As { kind } else { "X" };
+    let (text, cost) = match (&op.change, event) {
+        (Change::Pass { body, .. }, _) => (body.as_str().to_owned(), 0),
+        (_, Some(event)) => (stored::event_text(&event)?, stored::cost(room, peer, epoch, event)),
+        (_, None) => (String::new(), 0),
+    };
+    let generation = op.author.generation.to_string();
+    Ok([kind.to_owned(), peer.to_string(), generation, text, cost.to_string(), x, y, z])
+}
+
+/// What `apply.lua` has to say of a change.
+pub(super) fn done(
+    room: &RoomName,
+    change: &Change,
+    answer: Value,
+    shift: Shift,
+) -> Result<Result<Done, Refusal>, Unavailable> {
+    let mut fields = Fields::of(answer)?;
+    let what = fields.text()?;
+    let lane = match change {
+        Change::Send(send) => send.lane,
+        _ => LogLane::Signal,
+    };
+    let entry = |line: String| stored::entry(room, lane, &line, shift);
+    Ok(Ok(match (what.as_str(), change) {
+        ("F", _) => Done::Fenced,
+        ("R", _) => return Ok(Err(fields.refusal()?)),
+        ("C", Change::Pass { .. }) => Done::Passed,
+        ("D", Change::Send(_)) => Done::Sent(Sent::Duplicate(fields.applied()?)),
+        ("S", Change::Join { .. }) => {
+            let line = fields.text()?;
+            let entry = if line.is_empty() { None } else { Some(entry(line)?) };
+            Done::Joined(Joining { snapshot: fields.snapshot()?, entry })
+        }
+        ("S", Change::Snapshot) => {
+            fields.text()?;
+            Done::Snapshot(fields.snapshot()?)
+        }
+        ("N", Change::Leave(_)) => Done::Left(None, fields.positions()?),
+        ("N", Change::MarkAway(_)) => Done::Marked(None),
+        ("E", change) => {
+            let entry = entry(fields.text()?)?;
+            match change {
+                Change::Send(_) => Done::Sent(Sent::Appended(entry)),
+                Change::Leave(_) => Done::Left(Some(entry), fields.positions()?),
+                Change::Update(_) => Done::Updated(entry),
+                Change::MarkAway(_) => Done::Marked(Some(entry)),
+                Change::Join { .. } | Change::Pass { .. } | Change::Snapshot => {
+                    return Err(garbled("an answer"));
+                }
+            }
+        }
+        _ => return Err(garbled("an answer")),
+    }))
+}
