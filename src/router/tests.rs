@@ -69,6 +69,14 @@ impl Broker for Faulty {
         self.sound.load(now, room, e).await
     }
 
+    async fn read(
+        &self,
+        room: &RoomName,
+        after: PerLane<u64>,
+    ) -> Result<Option<RoomState>, Unavailable> {
+        self.sound.read(room, after).await
+    }
+
     async fn apply(
         &self,
         now: Time,
