@@ -237,7 +237,11 @@ impl World {
                     }
                 }
             }
-            if !moved && self.gateway.called().is_empty() && self.gateway.waiting().is_empty() {
+            // Reading the last of one lane may end a membership, and so answer on the other.
+            let unsaid =
+                ids.iter().any(|id| LANES.iter().any(|l| self.gateway.may_transmit(*id, *l)));
+            let at_rest = self.gateway.called().is_empty() && self.gateway.waiting().is_empty();
+            if !moved && !unsaid && at_rest {
                 break;
             }
         }
