@@ -1,30 +1,9 @@
 //! The command as an operator meets it: what it prints, how it refuses, how it ends.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
+use std::net::TcpListener;
+use std::process::{Command, Output};
 
-use tempfile::TempDir;
-
-/// Far longer than anything here takes.
-const DEADLINE: Duration = Duration::from_secs(60);
-
-fn handover(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_handover"));
-    command.args(args).current_dir(dir).env_clear().stdin(Stdio::null());
-    command
-}
-
-/// Waits for `work` on a thread of its own, so that a hanging process fails the test.
-fn within_deadline<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let (done, result) = mpsc::channel();
-    thread::spawn(move || done.send(work()));
-    result.recv_timeout(DEADLINE).expect("it takes too long")
-}
+use crate::process::{PORTS_OF_THE_SYSTEM, Process, handover, within_deadline};
 
 /// Runs a command that is to fail, and returns the one sentence it says.
 fn refusal(mut command: Command) -> String {
@@ -36,75 +15,6 @@ fn refusal(mut command: Command) -> String {
     stderr.trim_end().to_owned()
 }
 
-/// A gateway in a process of its own.
-struct Process {
-    child: Child,
-    announced: Vec<String>,
-    dir: TempDir,
-}
-
-const PORTS_OF_THE_SYSTEM: [&str; 4] = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
-
-impl Process {
-    fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut child = handover(dir.path(), &["serve"])
-            .args(PORTS_OF_THE_SYSTEM)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let announced = within_deadline(move || {
-            let mut announced = Vec::new();
-            for line in lines.by_ref() {
-                announced.push(line.unwrap());
-                if announced.last().is_some_and(|line| line.starts_with("  certificate ")) {
-                    break;
-                }
-            }
-            announced
-        });
-        Process { child, announced, dir }
-    }
-
-    /// What the announcement says of `what`.
-    fn announced(&self, what: &str) -> &str {
-        let line = self.announced.iter().find_map(|line| line.trim().strip_prefix(what));
-        line.unwrap_or_else(|| panic!("no {what} in {:?}", self.announced)).trim()
-    }
-
-    fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(self.announced("plain HTTP")).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    }
-
-    /// Sends a signal and returns how it ended and what it logged.
-    fn end(&mut self, signal: &str) -> (ExitStatus, String) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", signal, &id]).status().unwrap().success());
-        let mut stderr = self.child.stderr.take().unwrap();
-        let logged = within_deadline(move || {
-            let mut logged = String::new();
-            stderr.read_to_string(&mut logged).unwrap();
-            logged
-        });
-        (self.child.wait().unwrap(), logged)
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It has ended already unless the test failed.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
 fn it_says_what_it_listens_on_and_ends_in_order() {
     for signal in ["TERM", "INT"] {
@@ -113,7 +23,7 @@ fn it_says_what_it_listens_on_and_ends_in_order() {
         assert!(quic.starts_with("127.0.0.1:") && !quic.ends_with(":0"), "{quic}");
         let port = gateway.announced("plain HTTP").rsplit(':').next().unwrap().to_owned();
         assert_eq!(gateway.announced("call page"), format!("http://localhost:{port}/"));
-        assert!(gateway.dir.path().join("certs/identity.pem").exists());
+        assert!(gateway.dir().join("certs/identity.pem").exists());
 
         let identity = gateway.get("/v1/identity");
         let printed = gateway.announced("certificate").to_owned();

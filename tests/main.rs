@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
+mod any_certificate;
 mod architecture;
 mod command;
 mod gateway;
+mod process;
 mod tokens;

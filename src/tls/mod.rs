@@ -30,8 +30,9 @@ use files::Provided;
 use identity::Pair;
 
 /// How often the certificate is looked after. By the calendar rather than by a timer for the
-/// whole way: machines sleep, and clocks are set.
-const CHECKED_EVERY: Duration = Duration::from_secs(60);
+/// whole way: machines sleep, and clocks are set. Two small files are read; a self-made one costs
+/// nothing.
+const CHECKED_EVERY: Duration = Duration::from_secs(2);
 /// Operators are warned this long before their certificate ends,
 const WARNED_BEFORE: Duration = Duration::from_secs(7 * 86_400);
 /// and again this often.
@@ -116,6 +117,17 @@ impl Tls {
         Ok(Some(identity))
     }
 
+    /// [`Tls::refresh`], and on an error what was found.
+    fn look(&self, now: UnixTime) -> Result<Option<Identity>, Trouble> {
+        self.refresh(now).map_err(|error| {
+            let files = match &self.source {
+                IdentitySource::Files { cert, key } => Provided::read(cert, key).ok(),
+                IdentitySource::SelfMade { .. } => None,
+            };
+            Trouble { sentence: error.to_string(), files }
+        })
+    }
+
     /// Has [`Tls::keep_fresh`] look at the files now rather than when it next would.
     pub fn reload(&self) {
         self.asked.notify_one();
@@ -129,31 +141,26 @@ impl Tls {
         stop: CancellationToken,
     ) {
         metrics.certificate(self.identity().expires);
-        let mut failure = None;
+        let mut failure: Option<Trouble> = None;
         let mut warned = None;
         loop {
             let now = clock.unix_now();
             let identity = self.identity();
             if !identity.self_made && is_warning_due(identity.expires, warned, now) {
                 warned = Some(now);
-                let hours_left = identity.expires.since(now).as_secs() / 3_600;
-                tracing::warn!(hours_left, "the certificate ends soon; renew it");
+                warn_of_end(identity.expires, now);
             }
             let asked = tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.asked.notified() => true,
                 () = tokio::time::sleep(CHECKED_EVERY) => false,
             };
-            if asked {
-                // Who asks is told, also what has been said before.
-                failure = None;
-            }
             let tls = self.clone();
             let now = clock.unix_now();
             // Files are read and written, and a key may be made.
-            match tokio::task::spawn_blocking(move || tls.refresh(now)).await {
+            match tokio::task::spawn_blocking(move || tls.look(now)).await {
                 Ok(Ok(Some(identity))) => {
-                    failure = None;
+                    (failure, warned) = (None, None);
                     metrics.certificate(identity.expires);
                     let hash = identity.hash_base64();
                     tracing::info!(hash, expires = identity.expires.as_secs(), "new certificate");
@@ -164,16 +171,31 @@ impl Tls {
                         tracing::info!("the certificate has not changed");
                     }
                 }
-                Ok(Err(error)) => {
-                    let sentence = error.to_string();
-                    if failure.as_ref() != Some(&sentence) {
+                Ok(Err(trouble)) => {
+                    let sentence = &trouble.sentence;
+                    // An error once for each time that somebody changed the files. Who asks is
+                    // told, also what has been said before.
+                    if !failure.is_some_and(|earlier| trouble.is_still(&earlier)) {
                         tracing::error!("the certificate in use stays: {sentence}");
+                    } else if asked {
+                        tracing::warn!("still no new certificate: {sentence}");
+                    } else {
+                        tracing::debug!("still no new certificate: {sentence}");
                     }
-                    failure = Some(sentence);
+                    failure = Some(trouble);
                 }
                 Err(panicked) => tracing::error!(error = %panicked, "the certificate in use stays"),
             }
         }
+    }
+}
+
+fn warn_of_end(expires: UnixTime, now: UnixTime) {
+    if expires <= now {
+        tracing::error!("the certificate has ended and clients refuse it; renew it");
+    } else {
+        let hours_left = expires.since(now).as_secs() / 3_600;
+        tracing::warn!(hours_left, "the certificate ends soon; renew it");
     }
 }
 
@@ -196,6 +218,24 @@ fn server_config(
 fn is_warning_due(expires: UnixTime, warned: Option<UnixTime>, now: UnixTime) -> bool {
     now >= expires.minus(WARNED_BEFORE)
         && warned.is_none_or(|warned| now >= warned.plus(WARNED_EVERY))
+}
+
+/// Why there is no new certificate.
+struct Trouble {
+    sentence: String,
+    /// As they stood; nothing if they cannot be read.
+    files: Option<Provided>,
+}
+
+impl Trouble {
+    /// Whether nobody has changed anything since `earlier`.
+    fn is_still(&self, earlier: &Trouble) -> bool {
+        match (&self.files, &earlier.files) {
+            (Some(files), Some(earlier)) => files == earlier,
+            (None, None) => self.sentence == earlier.sentence,
+            _ => false,
+        }
+    }
 }
 
 /// A pair in use.

@@ -1,6 +1,7 @@
 //! The gateway in this process, met over real sockets by clients without any cleverness.
 
 mod certificates;
+mod downgrade;
 mod drain;
 mod entering;
 mod garbage;
@@ -8,6 +9,7 @@ mod hostile;
 mod jwks;
 mod limits;
 mod priority;
+mod reload;
 mod secrets;
 mod setup;
 mod silence;

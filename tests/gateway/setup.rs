@@ -11,16 +11,18 @@ use handover::config::{Addresses, Config, IdentitySource};
 use handover::gateway::Gateway;
 use handover_protocol::wire::frame::{FrameReader, put_prefix};
 use quinn::crypto::rustls::QuicClientConfig;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_util::either::Either;
 use web_transport_quinn::proto::ConnectRequest;
 use web_transport_quinn::{RecvStream, SendStream, Session};
+
+use crate::any_certificate::trusting;
 
 /// Waits, but not for ever: a test that would hang fails instead.
 pub async fn soon<F: Future>(future: F) -> F::Output {
@@ -101,8 +103,10 @@ struct Streams {
     bulk: Half,
 }
 
+type Tcp = Either<TcpStream, TlsStream<TcpStream>>;
+
 enum Wire {
-    WebSocket(Box<WebSocketStream<TcpStream>>),
+    WebSocket(Box<WebSocketStream<Tcp>>),
     WebTransport(Box<Streams>),
 }
 
@@ -129,7 +133,23 @@ impl Member {
 
     /// One that has said nothing yet.
     pub async fn over_websocket(to: SocketAddr) -> Self {
-        Self::new(Wire::WebSocket(Box::new(dial_websocket(to).await)))
+        let tcp = soon(TcpStream::connect(to)).await.unwrap();
+        Self::upgraded(Either::Left(tcp), to).await
+    }
+
+    /// Greeted, by TLS.
+    pub async fn secure_websocket(to: SocketAddr) -> Self {
+        let crypto = Arc::new(trusting(rustls::ALL_VERSIONS, b"http/1.1").unwrap());
+        let tcp = soon(TcpStream::connect(to)).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let tls = soon(TlsConnector::from(crypto).connect(name, tcp)).await.unwrap();
+        Self::upgraded(Either::Right(tls), to).await.greeted().await
+    }
+
+    async fn upgraded(stream: Tcp, to: SocketAddr) -> Self {
+        let url = format!("ws://{to}/v1/ws");
+        let (socket, _) = soon(tokio_tungstenite::client_async(url, stream)).await.unwrap();
+        Self::new(Wire::WebSocket(Box::new(socket)))
     }
 
     /// Says `hello` with the session of another connection.
@@ -322,54 +342,9 @@ impl Half {
     }
 }
 
-/// For a certificate made a moment ago. Whether clients hold it against its hash is their tests'
-/// affair.
+/// A QUIC client for a certificate made a moment ago. Whether clients hold it against its hash is
+/// their tests' affair.
 pub fn any_certificate() -> quinn::ClientConfig {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut crypto = rustls::ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-        .with_no_client_auth();
-    crypto.alpn_protocols = vec![b"h3".to_vec()];
+    let crypto = trusting(rustls::ALL_VERSIONS, b"h3").unwrap();
     quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(crypto).unwrap()))
-}
-
-#[derive(Debug)]
-pub struct AnyCertificate(pub Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

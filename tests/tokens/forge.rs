@@ -111,7 +111,7 @@ impl Signer {
         let (identifier, key): (&[u8], Vec<u8>) = match self {
             Signer::Secret(_) => panic!("a secret has no public half"),
             Signer::Rsa => (
-                b"\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00",
+                RSA,
                 sequence(&[integer(N), integer(E)].concat()),
             ),
             Signer::Ecdsa(_) => (
@@ -132,6 +132,17 @@ impl Signer {
             Signer::Secret(_) => panic!("a secret is no private key"),
             Signer::Rsa => pem("RSA PRIVATE KEY", &rsa_private()),
             Signer::Ecdsa(pkcs8) | Signer::Ed25519(pkcs8) => pem("PRIVATE KEY", pkcs8),
+        }
+    }
+
+    /// The private key as most tools write it today: PKCS#8, also for RSA.
+    pub fn private_pkcs8_pem(&self) -> String {
+        match self {
+            Signer::Rsa => {
+                let inner = element(0x04, &rsa_private());
+                pem("PRIVATE KEY", &sequence(&[&element(0x02, &[0]), RSA, &*inner].concat()))
+            }
+            _ => self.private_pem(),
         }
     }
 
@@ -156,6 +167,9 @@ impl Signer {
         jwk
     }
 }
+
+/// RSA's algorithm identifier (RFC 3279).
+const RSA: &[u8] = b"\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00";
 
 fn pem(label: &str, der: &[u8]) -> String {
     let text = STANDARD.encode(der);

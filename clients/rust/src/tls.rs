@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
 };
@@ -18,21 +18,20 @@ pub(crate) fn client_config(
     certificates: &Certificates,
     alpn: &[u8],
 ) -> Result<ClientConfig, ConnectError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
+    let provider = rustls::crypto::ring::default_provider();
+    let algorithms = provider.signature_verification_algorithms;
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| ConnectError::Certificates(error.to_string()))?;
+    let by_hash = |hashes| Arc::new(Shown { hashes, algorithms });
     let mut config = match certificates {
         Certificates::System => builder.with_root_certificates(system_roots()?),
         Certificates::AuthorityFile(path) => builder.with_root_certificates(roots_in(path)?),
         Certificates::Hashes(hashes) => {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Pinned {
-                hashes: hashes.clone(),
-                provider,
-            }))
+            builder.dangerous().with_custom_certificate_verifier(by_hash(Some(hashes.clone())))
         }
         Certificates::DangerouslyAny => {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody { provider }))
+            builder.dangerous().with_custom_certificate_verifier(by_hash(None))
         }
     }
     .with_no_client_auth();
@@ -69,48 +68,16 @@ fn roots_in(path: &std::path::Path) -> Result<RootCertStore, ConnectError> {
     Ok(roots)
 }
 
-/// Trusts the certificates with these hashes, as browsers do with `serverCertificateHashes`.
+/// Takes certificates for what they are, not for who signed them, as browsers do with
+/// `serverCertificateHashes`.
 #[derive(Debug)]
-struct Pinned {
-    hashes: Vec<[u8; 32]>,
-    provider: Arc<CryptoProvider>,
+struct Shown {
+    /// SHA-256 of those that are trusted; any at all if absent.
+    hashes: Option<Vec<[u8; 32]>>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
-/// Trusts anybody.
-#[derive(Debug)]
-struct Anybody {
-    provider: Arc<CryptoProvider>,
-}
-
-macro_rules! checks_signatures {
-    () => {
-        fn verify_tls12_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            let algorithms = &self.provider.signature_verification_algorithms;
-            rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            message: &[u8],
-            cert: &CertificateDer<'_>,
-            dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            let algorithms = &self.provider.signature_verification_algorithms;
-            rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.provider.signature_verification_algorithms.supported_schemes()
-        }
-    };
-}
-
-impl ServerCertVerifier for Pinned {
+impl ServerCertVerifier for Shown {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -120,27 +87,33 @@ impl ServerCertVerifier for Pinned {
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let hash = ring::digest::digest(&ring::digest::SHA256, end_entity);
-        if self.hashes.iter().any(|pinned| pinned == hash.as_ref()) {
+        let pinned = |hashes: &Vec<[u8; 32]>| hashes.iter().any(|pin| pin == hash.as_ref());
+        if self.hashes.as_ref().is_none_or(pinned) {
             Ok(ServerCertVerified::assertion())
         } else {
             Err(CertificateError::ApplicationVerificationFailure.into())
         }
     }
 
-    checks_signatures!();
-}
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
+    fn verify_tls12_signature(
         &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.algorithms)
     }
 
-    checks_signatures!();
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
 }
