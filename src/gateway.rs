@@ -167,7 +167,7 @@ impl Gateway {
         let listening = bound.iter().map(|(address, ..)| *address).collect();
         for (address, udp, tcp) in bound {
             let failed = |source| StartError::Bind { socket: Socket::Udp, address, source };
-            let endpoint = endpoint(udp, quic.clone()).map_err(failed)?;
+            let endpoint = endpoint(udp, quic.clone(), clock).map_err(failed)?;
             endpoints.push(endpoint.clone());
             tasks.spawn(accept_quic(endpoint, acceptor.clone()));
             tasks.spawn(accept_tcp(tcp, Some(over_tls.clone()), site.clone(), acceptor.clone()));

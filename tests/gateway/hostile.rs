@@ -1,92 +1,20 @@
 //! Peers that mean harm. After each of them somebody who behaves is served as ever.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::TcpStream;
 
-use super::setup::{Member, Served, any_certificate, soon};
+use super::setup::{Member, Served, soon};
 
-const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-
-/// What one packet holds before the path is known to take more.
-const MTU: usize = 1_200;
-
-/// Two who behave meet and exchange a message.
-async fn is_well(served: &Served, room: &str) {
+/// Two who behave, one on each transport, meet and exchange a message.
+pub async fn is_well(served: &Served, room: &str) {
     let [mut one, mut other] = served.both(room).await;
     let seq = one.post(room, "signal", json!("well?")).await;
     one.accepted("signal", seq).await;
     assert_eq!(other.expect("signal", "message").await["body"], "well?");
-}
-
-/// The first packet of a QUIC client, as it stands on the wire.
-async fn first_packet() -> Vec<u8> {
-    let tap = UdpSocket::bind(LOCAL).await.unwrap();
-    let endpoint = quinn::Endpoint::client(LOCAL).unwrap();
-    let to = tap.local_addr().unwrap();
-    let _dialling = endpoint.connect_with(any_certificate(), to, "localhost").unwrap();
-    let mut packet = vec![0; 2_048];
-    let size = soon(tap.recv(&mut packet)).await.unwrap();
-    packet.truncate(size);
-    assert!(packet.len() >= 1_200, "a client pads its first packet");
-    packet
-}
-
-/// Connections refused so far, for whatever reason.
-async fn refused(served: &Served) -> u64 {
-    let mut tcp = TcpStream::connect(served.plain()).await.unwrap();
-    let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    tcp.write_all(request.as_bytes()).await.unwrap();
-    let mut text = String::new();
-    soon(tcp.read_to_string(&mut text)).await.unwrap();
-    let lines = text.lines().filter(|l| l.starts_with("handover_connections_refused_total{"));
-    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
-}
-
-#[tokio::test]
-async fn an_address_that_proves_nothing_gets_three_times_what_it_sent_and_the_rest_of_a_packet() {
-    let served =
-        Served::with(|config| config.heartbeat = std::time::Duration::from_millis(100)).await;
-    let packet = first_packet().await;
-    let spoofed = UdpSocket::bind(LOCAL).await.unwrap();
-    spoofed.send_to(&packet, served.secure()).await.unwrap();
-    // The handshake, again and again, until the gateway gives up.
-    while refused(&served).await == 0 {
-        tokio::task::yield_now().await;
-    }
-    let (mut received, mut buffer) = (0, [0; 2_048]);
-    while let Ok(size) = spoofed.try_recv(&mut buffer) {
-        received += size;
-    }
-    assert!(received > 0, "it was not answered at all");
-    // quinn finishes the packet it has begun within the three times; see docs/security.md.
-    assert!(received < 3 * packet.len() + MTU, "{received} bytes for {}", packet.len());
-    is_well(&served, "room").await;
-}
-
-#[tokio::test]
-async fn under_pressure_an_address_is_asked_for_proof_in_one_packet() {
-    let served = Served::with(|config| config.capacity.ungreeted_per_address = 5).await;
-    // These take places and stay until their time is over.
-    for _ in 0..3 {
-        let silent = UdpSocket::bind(LOCAL).await.unwrap();
-        silent.send_to(&first_packet().await, served.secure()).await.unwrap();
-        let mut answer = [0; 2_048];
-        soon(silent.recv(&mut answer)).await.unwrap();
-    }
-    let spoofed = UdpSocket::bind(LOCAL).await.unwrap();
-    let packet = first_packet().await;
-    spoofed.send_to(&packet, served.secure()).await.unwrap();
-    let mut answer = [0; 2_048];
-    let size = soon(spoofed.recv(&mut answer)).await.unwrap();
-    assert_eq!(answer[0] & 0xf0, 0xf0, "a Retry packet");
-    assert!(size < packet.len() / 3, "{size} bytes");
-    assert!(spoofed.try_recv(&mut answer).is_err(), "and nothing else");
-    // Who is where it says it is notices nothing.
-    served.webtransport().await.answers().await;
 }
 
 #[tokio::test]

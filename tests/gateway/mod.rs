@@ -1,5 +1,6 @@
 //! The gateway in this process, met over real sockets by clients without any cleverness.
 
+mod amplification;
 mod certificates;
 mod downgrade;
 mod drain;

@@ -5,10 +5,11 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt};
+use quinn::{EndpointConfig, IdleTimeout, Runtime, TokioRuntime, TransportConfig, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::super::Settings;
+use crate::clock::Clock;
 
 /// CONNECT, signal, bulk, and one more so that a stream too many is refused rather than stuck.
 const BIDI_STREAMS_MAX: u32 = 4;
@@ -102,6 +103,13 @@ pub fn bind_udp(address: SocketAddr, v6_only: bool) -> io::Result<BoundUdp> {
 }
 
 /// An endpoint on a bound socket. Must be called on a runtime.
-pub fn endpoint(socket: UdpSocket, config: quinn::ServerConfig) -> io::Result<quinn::Endpoint> {
-    quinn::Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(TokioRuntime))
+pub fn endpoint(
+    socket: UdpSocket,
+    config: quinn::ServerConfig,
+    clock: Clock,
+) -> io::Result<quinn::Endpoint> {
+    let runtime = Arc::new(TokioRuntime);
+    let socket = Arc::new(super::socket::Socket::new(runtime.wrap_udp_socket(socket)?, clock));
+    let settings = EndpointConfig::default();
+    quinn::Endpoint::new_with_abstract_socket(settings, Some(config), socket, runtime)
 }

@@ -7,9 +7,11 @@
 mod endpoint;
 mod lane;
 mod setup;
+mod socket;
 mod subprotocol;
 #[cfg(test)]
 mod tests;
+mod unproven;
 
 use std::future::poll_fn;
 use std::sync::Arc;

@@ -1,0 +1,179 @@
+//! Nobody can have the gateway flood an address that is not the sender's own.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use handover::config::IdentitySource;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+
+use super::certificates::provide;
+use super::hostile::is_well;
+use super::setup::{Served, any_certificate, soon};
+use crate::tokens::forge::Signer;
+
+const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// Connection ids of this length.
+struct Ids(usize);
+
+impl quinn::ConnectionIdGenerator for Ids {
+    fn generate_cid(&mut self) -> quinn::ConnectionId {
+        quinn::ConnectionId::new(&[7; 20][..self.0])
+    }
+
+    fn cid_len(&self) -> usize {
+        self.0
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// The first packet of a QUIC client that calls itself by so many bytes, as it stands on the wire.
+async fn first_packet(id_len: usize) -> Vec<u8> {
+    let tap = UdpSocket::bind(LOCAL).await.unwrap();
+    let mut config = quinn::EndpointConfig::default();
+    config.cid_generator(move || Box::new(Ids(id_len)));
+    let socket = std::net::UdpSocket::bind(LOCAL).unwrap();
+    let runtime = Arc::new(quinn::TokioRuntime);
+    let endpoint = quinn::Endpoint::new(config, None, socket, runtime).unwrap();
+    let to = tap.local_addr().unwrap();
+    let _dialling = endpoint.connect_with(any_certificate(), to, "localhost").unwrap();
+    let mut packet = vec![0; 2_048];
+    let size = soon(tap.recv(&mut packet)).await.unwrap();
+    packet.truncate(size);
+    assert_eq!(packet.len(), 1_200, "a client pads its first packet");
+    packet
+}
+
+/// Connections refused so far, for whatever reason.
+async fn refused(served: &Served) -> u64 {
+    let mut tcp = TcpStream::connect(served.plain()).await.unwrap();
+    let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    tcp.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    soon(tcp.read_to_string(&mut text)).await.unwrap();
+    let lines = text.lines().filter(|l| l.starts_with("handover_connections_refused_total{"));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+/// Certificates as an authority issues them: a leaf and two more, four kilobytes.
+fn provide_chain(dir: &Path) {
+    provide(dir, &Signer::ecdsa(), 30);
+    let mut chain = std::fs::read_to_string(dir.join("cert.pem")).unwrap();
+    for _ in 0..2 {
+        let names: Vec<_> =
+            (0..30).map(|n| format!("a-name-of-forty-letters-{n:012}.test")).collect();
+        chain += &rcgen::generate_simple_self_signed(names).unwrap().cert.pem();
+    }
+    std::fs::write(dir.join("cert.pem"), chain).unwrap();
+}
+
+async fn serve(chain: Option<&Path>) -> Served {
+    Served::with(|config| {
+        config.heartbeat = Duration::from_millis(100);
+        if let Some(dir) = chain {
+            let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
+            config.identity = IdentitySource::Files { cert, key };
+        }
+    })
+    .await
+}
+
+/// What addresses that send these and nothing more get until the gateway gives up.
+async fn answered(served: &Served, attempts: &[Vec<Vec<u8>>]) -> Vec<usize> {
+    let before = refused(served).await;
+    let mut sockets = Vec::new();
+    for packets in attempts {
+        let spoofed = UdpSocket::bind(LOCAL).await.unwrap();
+        for packet in packets {
+            spoofed.send_to(packet, served.secure()).await.unwrap();
+        }
+        sockets.push(spoofed);
+    }
+    // The handshake, again and again, until then.
+    while refused(served).await < before + attempts.len() as u64 {
+        tokio::task::yield_now().await;
+    }
+    let mut buffer = [0; 2_048];
+    let received = |socket: &UdpSocket| {
+        std::iter::from_fn(|| socket.try_recv(&mut buffer).ok()).sum::<usize>()
+    };
+    sockets.iter().map(received).collect()
+}
+
+fn is_within_bounds(attempts: &[Vec<Vec<u8>>], received: &[usize]) {
+    for (packets, received) in attempts.iter().zip(received) {
+        let sent: usize = packets.iter().map(Vec::len).sum();
+        assert!(*received > 1_200, "it was not answered at all");
+        assert!(*received <= 3 * sent, "{received} bytes for {sent}");
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_proves_nothing_gets_three_times_what_it_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    provide_chain(dir.path());
+    let mut attempts = Vec::new();
+    for id_len in [0, 8, 20] {
+        for len in [1_200, 1_201, 1_357, 1_472] {
+            let mut packet = first_packet(id_len).await;
+            packet.resize(len, 0);
+            attempts.push(vec![packet]);
+        }
+    }
+    for chain in [None, Some(dir.path())] {
+        let served = serve(chain).await;
+        is_within_bounds(&attempts, &answered(&served, &attempts).await);
+        is_well(&served, "room").await;
+    }
+}
+
+#[tokio::test]
+async fn made_up_answers_prove_nothing() {
+    let served = serve(None).await;
+    let packet = first_packet(8).await;
+    // What follows the first one claims to be the rest of the handshake: type 2, an id that the
+    // gateway might have chosen, and noise.
+    let mut handshake = packet[..100].to_vec();
+    handshake[0] = 0xe0;
+    handshake[6..14].copy_from_slice(b"a guess!");
+    let attempts = [vec![packet, handshake, vec![0x40; 60]]];
+    is_within_bounds(&attempts, &answered(&served, &attempts).await);
+    is_well(&served, "room").await;
+}
+
+#[tokio::test]
+async fn a_long_chain_of_certificates_reaches_whoever_asks() {
+    let dir = tempfile::tempdir().unwrap();
+    provide_chain(dir.path());
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    let served = Served::with(|config| config.identity = IdentitySource::Files { cert, key }).await;
+    is_well(&served, "room").await;
+}
+
+#[tokio::test]
+async fn under_pressure_an_address_is_asked_for_proof_in_one_packet() {
+    let served = Served::with(|config| config.capacity.ungreeted_per_address = 5).await;
+    // These take places and stay until their time is over.
+    for _ in 0..3 {
+        let silent = UdpSocket::bind(LOCAL).await.unwrap();
+        silent.send_to(&first_packet(8).await, served.secure()).await.unwrap();
+        let mut answer = [0; 2_048];
+        soon(silent.recv(&mut answer)).await.unwrap();
+    }
+    let spoofed = UdpSocket::bind(LOCAL).await.unwrap();
+    let packet = first_packet(8).await;
+    spoofed.send_to(&packet, served.secure()).await.unwrap();
+    let mut answer = [0; 2_048];
+    let size = soon(spoofed.recv(&mut answer)).await.unwrap();
+    assert_eq!(answer[0] & 0xf0, 0xf0, "a Retry packet");
+    assert!(size < packet.len() / 3, "{size} bytes");
+    assert!(spoofed.try_recv(&mut answer).is_err(), "and nothing else");
+    // Who is where it says it is notices nothing.
+    served.webtransport().await.answers().await;
+}
