@@ -66,6 +66,12 @@ pub struct SettingArgs {
     /// Where a self-made certificate is kept.
     #[arg(long, value_name = "DIR")]
     pub certs_dir: Option<String>,
+    /// Where rooms and sessions are kept: `memory`, or a Redis that other gateways share.
+    #[arg(long, value_name = "memory|URL")]
+    pub broker: Option<String>,
+    /// Count as ready even while that Redis does not answer.
+    #[arg(long)]
+    pub broker_optional: bool,
     /// What is logged, such as `info` or `handover=debug`.
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
@@ -140,6 +146,7 @@ impl SettingArgs {
             ("--auth-secret-file", "auth.secret_file", &self.auth_secret_file),
             ("--auth-key-file", "auth.key_file", &self.auth_key_file),
             ("--auth-jwks", "auth.jwks", &self.auth_jwks),
+            ("--broker", "broker", &self.broker),
             ("--log", "log", &self.log),
             ("--log-format", "log_format", &self.log_format),
         ];
@@ -147,6 +154,7 @@ impl SettingArgs {
             flags.extend(value.iter().map(|value| FlagValue::new(flag, key, value.clone())));
         }
         let allowances = [
+            ("--broker-optional", "broker_optional", self.broker_optional),
             ("--allow-anonymous", "allow_anonymous", self.allow_anonymous),
             ("--allow-remote-http", "allow_remote_http", self.allow_remote_http),
         ];

@@ -35,6 +35,9 @@ pub enum StartError {
         "this machine has neither 127.0.0.1 nor ::1 to listen on; name an address with --listen"
     )]
     NoAddress,
+    /// The broker cannot be reached under any circumstances.
+    #[error("cannot use what `broker` (--broker) names: {0}")]
+    Broker(String),
     /// The QUIC library refuses its settings.
     #[error("cannot set up QUIC: {0}")]
     Quic(String),

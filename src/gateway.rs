@@ -15,16 +15,19 @@ use handover_protocol::room::RoomLimits;
 use handover_protocol::session::server;
 use quinn::Endpoint;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Authority;
+use crate::broker::Broker;
 use crate::broker::memory::MemoryBroker;
+use crate::broker::redis::RedisBroker;
 use crate::clock::Clock;
-use crate::config::{Addresses, Caller, Config};
+use crate::config::{Addresses, BrokerPlace, Caller, Config};
 use crate::connection;
 use crate::error::{Socket, StartError};
-use crate::http::{IdentityStatement, Site, Status};
+use crate::http::{IdentityStatement, Site, Standing, Status};
 use crate::router::Router;
 use crate::router::quota::Bounds;
 use crate::telemetry::Metrics;
@@ -45,6 +48,7 @@ pub struct Gateway {
     tls: Arc<Tls>,
     router: Router,
     endpoints: Vec<Endpoint>,
+    ready: Ready,
     draining: Arc<AtomicBool>,
     drain_timeout: Duration,
     /// Nobody new is let in once this is cancelled.
@@ -91,8 +95,24 @@ impl Gateway {
         let (closed, stopping) = (CancellationToken::new(), CancellationToken::new());
         let room_limits =
             RoomLimits { members: config.capacity.room_members, retention: config.retention };
+        let mut broker_up = None;
+        let broker: Arc<dyn Broker> = match &config.broker {
+            BrokerPlace::Memory => Arc::new(MemoryBroker::new(room_limits)),
+            BrokerPlace::Redis(address) => {
+                let window = config.resume_window;
+                let (address, stop) = (address.reveal(), stopping.clone());
+                let (broker, subscription) =
+                    RedisBroker::open(address, room_limits, window, clock, stop)
+                        .map_err(|error| StartError::Broker(error.to_string()))?;
+                tasks.spawn(subscription);
+                let up = broker.up();
+                tasks.spawn(watch_broker(up.clone(), metrics.clone(), stopping.clone()));
+                broker_up = Some(up);
+                Arc::new(broker)
+            }
+        };
         let router = Router::start(
-            Arc::new(MemoryBroker::new(room_limits)),
+            broker,
             clock,
             metrics.clone(),
             room_limits,
@@ -144,7 +164,13 @@ impl Gateway {
         let gate = Arc::new(gate);
         let draining = Arc::new(AtomicBool::new(false));
         let port = bound.first().map_or(0, |(address, ..)| address.port());
-        let status = GatewayStatus { tls: tls.clone(), port, draining: draining.clone() };
+        let ready = Ready { broker_up, is_broker_optional: config.broker_optional };
+        let status = GatewayStatus {
+            tls: tls.clone(),
+            port,
+            draining: draining.clone(),
+            ready: ready.clone(),
+        };
         let site = Arc::new(Site {
             gate: gate.clone(),
             metrics: metrics.clone(),
@@ -182,6 +208,7 @@ impl Gateway {
             tls,
             router,
             endpoints,
+            ready,
             draining,
             drain_timeout: config.drain_timeout,
             closed,
@@ -204,6 +231,17 @@ impl Gateway {
     /// The certificate in use.
     pub fn identity(&self) -> Identity {
         self.tls.identity()
+    }
+
+    /// Waits until sessions can be opened, or need not be for the gateway to count as ready.
+    pub async fn ready(&self) {
+        let Ready { broker_up, is_broker_optional } = &self.ready;
+        if let (Some(up), false) = (broker_up, is_broker_optional)
+            && up.clone().wait_for(|up| *up).await.is_err()
+        {
+            // What would say so has ended with the gateway.
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Has the certificate's files looked at now. A new one is shown to new connections; those
@@ -267,11 +305,34 @@ impl Attach for Connections {
     }
 }
 
+/// What a gateway needs to be ready.
+#[derive(Clone)]
+struct Ready {
+    /// Whether the broker answers, if it is one that may not.
+    broker_up: Option<watch::Receiver<bool>>,
+    is_broker_optional: bool,
+}
+
+async fn watch_broker(
+    mut up: watch::Receiver<bool>,
+    metrics: Arc<Metrics>,
+    stopping: CancellationToken,
+) {
+    loop {
+        metrics.broker(*up.borrow_and_update());
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            changed = up.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
 /// What the HTTP side tells about the gateway.
 struct GatewayStatus {
     tls: Arc<Tls>,
     port: u16,
     draining: Arc<AtomicBool>,
+    ready: Ready,
 }
 
 impl Status for GatewayStatus {
@@ -285,8 +346,17 @@ impl Status for GatewayStatus {
         })
     }
 
-    fn unready(&self) -> Option<&'static str> {
-        self.draining.load(Ordering::Acquire).then_some("draining")
+    fn standing(&self) -> Standing {
+        let Ready { broker_up, is_broker_optional } = &self.ready;
+        if self.draining.load(Ordering::Acquire) {
+            Standing::Draining
+        } else if broker_up.as_ref().is_none_or(|up| *up.borrow()) {
+            Standing::Well
+        } else if *is_broker_optional {
+            Standing::Tolerated
+        } else {
+            Standing::Degraded
+        }
     }
 }
 

@@ -99,11 +99,15 @@ async fn run(config: Config) -> Outcome {
     } else {
         tracing::info!("nobody is asked for a token; only this machine can reach the gateway");
     }
-    say(&announcement(gateway.listening(), gateway.http(), &gateway.identity()));
+    let mut is_announced = false;
     loop {
         tokio::select! {
             () = received(&mut signals) => break,
             _ = hangup.recv() => gateway.reload(),
+            () = gateway.ready(), if !is_announced => {
+                is_announced = true;
+                say(&announcement(gateway.listening(), gateway.http(), &gateway.identity()));
+            }
         }
     }
     tracing::info!("draining; a second signal ends it at once");

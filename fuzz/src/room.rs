@@ -264,6 +264,7 @@ fn read(room: &Room, model: &Model, lane: LogLane, after: u64) {
         Read::Current => assert_eq!(after, said.len() as u64),
         Read::Trimmed => assert!(after + 1 < log.first()),
         Read::Ahead => assert!(after > said.len() as u64),
+        Read::Over => panic!("nobody ended it"),
     }
 }
 

@@ -176,7 +176,7 @@ impl Node {
 
     async fn ask_all(&self, asked: Vec<(Author, Change)>) -> Vec<Result<Done, Refusal>> {
         let ops = asked.into_iter().map(|(author, change)| RoomOp { author, change }).collect();
-        self.broker.apply(self.now, &self.room, ops).await.unwrap()
+        self.broker.apply(self.now, &self.room, None, ops).await.unwrap().unwrap()
     }
 
     async fn ask(&self, author: Author, change: Change) -> Result<Done, Refusal> {
@@ -186,7 +186,7 @@ impl Node {
     }
 
     async fn join(&self, author: Author) -> Result<Joining, Refusal> {
-        match self.ask(author, Change::Join { user: None, metadata: None }).await? {
+        match self.ask(author, joining()).await? {
             Done::Joined(joining) => Ok(joining),
             other => panic!("{other:?}"),
         }
@@ -247,6 +247,10 @@ fn names(snapshot: &Snapshot) -> Vec<&str> {
 
 fn code<T>(result: Result<T, Refusal>) -> Option<handover_protocol::wire::ErrorCode> {
     result.err().map(|refusal| refusal.code)
+}
+
+fn joining() -> Change {
+    Change::Join { user: None, metadata: None, seq: PerLane::default() }
 }
 
 fn is_fenced(result: Result<Done, Refusal>) -> bool {

@@ -9,6 +9,7 @@ use handover_protocol::room::log::Read;
 use handover_protocol::room::{Refusal, Room, RoomLimits, Sent};
 use handover_protocol::session::grant::Admission;
 use handover_protocol::time::Time;
+use handover_protocol::wire::message::Positions;
 use handover_protocol::wire::{Epoch, ErrorCode, LogLane, PerLane, RoomName, SessionId};
 use subtle::ConstantTimeEq;
 
@@ -152,28 +153,40 @@ impl Broker for MemoryBroker {
         &self,
         now: Time,
         room: &RoomName,
+        known: Option<Positions>,
         ops: Vec<RoomOp>,
-    ) -> Result<Vec<Result<Done, Refusal>>, Unavailable> {
+    ) -> Result<Option<Vec<Result<Done, Refusal>>>, Unavailable> {
         let mut state = self.state();
         let State { sessions, rooms } = &mut *state;
+        if known.is_some_and(|known| !is_in(rooms.get(room), known)) {
+            return Ok(None);
+        }
         let Some(kept) = rooms.get_mut(room) else {
-            return Ok(ops.iter().map(|_| Err(Refusal::NOT_A_MEMBER)).collect());
+            return Ok(Some(ops.iter().map(|_| Err(Refusal::NOT_A_MEMBER)).collect()));
         };
         // Not collected: that would use the room of `ops` again, and shrink it by a copy.
         let mut done = Vec::with_capacity(ops.len());
         done.extend(ops.into_iter().map(|op| apply(now, sessions, &mut kept.room, room, op)));
-        Ok(done)
+        Ok(Some(done))
     }
 
     fn at_hand(&self) -> Option<&dyn AtHand> {
         Some(self)
     }
 
-    async fn trim(&self, now: Time, room: &RoomName) -> Result<(), Unavailable> {
-        if let Some(kept) = self.state().rooms.get_mut(room) {
-            kept.room.trim(now);
+    async fn trim(
+        &self,
+        now: Time,
+        room: &RoomName,
+        known: Option<Positions>,
+    ) -> Result<Option<Positions>, Unavailable> {
+        let mut state = self.state();
+        let Some(kept) = state.rooms.get_mut(room) else { return Ok(None) };
+        if known.is_some_and(|known| !is_in(Some(kept), known)) {
+            return Ok(None);
         }
-        Ok(())
+        kept.room.trim(now);
+        Ok(Some(kept.room.positions()))
     }
 
     async fn remove_if_empty(&self, now: Time, room: &RoomName) -> Result<bool, Unavailable> {
@@ -200,6 +213,11 @@ impl AtHand for MemoryBroker {
         let kept = rooms.get_mut(room).ok_or(Refusal::NOT_A_MEMBER)?;
         apply(now, sessions, &mut kept.room, room, op)
     }
+}
+
+/// Whether a room is in the life that `known` was learnt of.
+fn is_in(kept: Option<&Kept>, known: Positions) -> bool {
+    kept.is_some_and(|kept| !kept.dormant && kept.room.epoch() == known.epoch)
 }
 
 fn state_behind(room: &Room, after: PerLane<u64>) -> RoomState {
@@ -231,7 +249,7 @@ fn apply(
     }
     let peer = author.peer;
     match change {
-        Change::Join { user, metadata } => {
+        Change::Join { user, metadata, .. } => {
             if session.sent_in.len() >= SEQ_ROOMS_MAX && !session.sent_in.contains(name) {
                 let text = "the session has sent in as many rooms as it may in its life";
                 return Err(Refusal::new(ErrorCode::TooManyRooms, text));

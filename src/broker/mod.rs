@@ -87,6 +87,9 @@ pub enum Change {
         user: Option<UserId>,
         /// Shown to the others.
         metadata: Option<Json>,
+        /// What it has been told was applied of what it sent, in an earlier life of a room that
+        /// the broker may have lost: its next `seq` is behind that.
+        seq: PerLane<u64>,
     },
     /// End the author's membership.
     Leave(LeaveReason),
@@ -207,6 +210,12 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// whether it does.
     async fn readmit(&self, author: Author, admission: Admission) -> Result<bool, Unavailable>;
 
+    /// Records again a session that the broker has lost, as the node knows it that it is on, and
+    /// says whether that still speaks for it. The rooms are not recorded.
+    async fn revive(&self, _record: SessionRecord) -> Result<bool, Unavailable> {
+        Ok(false)
+    }
+
     /// Begins to end a session, if `author` still speaks for it, and says whether it does:
     /// from now on it cannot be resumed. What `author` asked of rooms before is still applied.
     async fn retire(&self, author: Author) -> Result<bool, Unavailable>;
@@ -241,21 +250,30 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
         after: PerLane<u64>,
     ) -> Result<Option<RoomState>, Unavailable>;
 
-    /// Applies changes of one room, one after another.
+    /// Applies changes of one room, one after another; `None`, and nothing is applied, if the
+    /// room is not the one that `known` was learnt of. A broker that has lost the end of a
+    /// room's log, up to `known`, gives the room a new life.
     async fn apply(
         &self,
         now: Time,
         room: &RoomName,
+        known: Option<Positions>,
         ops: Vec<RoomOp>,
-    ) -> Result<Vec<Result<Done, Refusal>>, Unavailable>;
+    ) -> Result<Option<Vec<Result<Done, Refusal>>>, Unavailable>;
 
     /// The same broker, if it can change a room without waiting.
     fn at_hand(&self) -> Option<&dyn AtHand> {
         None
     }
 
-    /// Lets go of what the room's retention no longer covers.
-    async fn trim(&self, now: Time, room: &RoomName) -> Result<(), Unavailable>;
+    /// Lets go of what the room's retention no longer covers, and says where the room stands;
+    /// `None` as for [`Broker::apply`].
+    async fn trim(
+        &self,
+        now: Time,
+        room: &RoomName,
+        known: Option<Positions>,
+    ) -> Result<Option<Positions>, Unavailable>;
 
     /// Removes the room if nobody has been in it for [`limits::ROOM_LINGER`]. Says whether it
     /// is gone.

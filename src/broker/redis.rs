@@ -34,6 +34,7 @@ use handover_protocol::limits::{ROOM_LINGER, SEQ_ROOMS_MAX};
 use handover_protocol::room::{Refusal, RoomLimits};
 use handover_protocol::session::grant::Admission;
 use handover_protocol::time::Time;
+use handover_protocol::wire::message::Positions;
 use handover_protocol::wire::{Epoch, ErrorCode, LogLane, PeerId, PerLane, RoomName, SessionId};
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, FromRedisValue, Script, Value};
@@ -222,8 +223,9 @@ impl RedisBroker {
         &self,
         now: Time,
         room: &RoomName,
+        known: Option<Positions>,
         ops: &[(RoomOp, Recorded)],
-    ) -> Result<Vec<Result<Done, Refusal>>, Unavailable> {
+    ) -> Result<Option<Vec<Value>>, Unavailable> {
         let shift = self.shift()?;
         let fresh = Epoch::parse(&token(&self.random)?).map_err(|_| garbled("an epoch"))?;
         let RoomKeys { keys, channel } = room_keys(room);
@@ -240,19 +242,20 @@ impl RedisBroker {
             args.extend([keep.age.as_micros().to_string(), keep.window.as_micros().to_string()]);
         }
         args.push(millis(ROOM_LINGER * 2).to_string());
+        args.extend(match known {
+            Some(Positions { epoch, signal, bulk }) => {
+                [epoch.to_string(), signal.to_string(), bulk.to_string()]
+            }
+            None => Default::default(),
+        });
         for (op, recorded) in ops {
             args.extend(op_args(room, fresh, op, *recorded)?);
         }
-        let answers: Vec<Value> = self.run(&self.scripts.apply, &keys, &args).await?;
-        if answers.len() != ops.len() {
-            return Err(garbled("an answer"));
+        match self.run(&self.scripts.apply, &keys, &args).await? {
+            Value::Nil => Ok(None),
+            Value::Array(answers) => Ok(Some(answers)),
+            _ => Err(garbled("an answer")),
         }
-        let read = answers.into_iter().zip(ops);
-        read.map(|(answer, (op, recorded))| match recorded {
-            Recorded::TooMany => Ok(Err(TOO_MANY_ROOMS)),
-            Recorded::Fenced | Recorded::As => done(room, &op.change, answer, shift),
-        })
-        .collect()
     }
 
     async fn state(
@@ -343,7 +346,8 @@ impl Broker for RedisBroker {
         ];
         let kept = i64::try_from(self.session_kept.as_millis()).unwrap_or(i64::MAX);
         let mut both = redis::pipe();
-        both.atomic().hset_multiple(&key, &fields).ignore().pexpire(&key, kept).ignore();
+        both.atomic().del(&key).ignore();
+        both.hset_multiple(&key, &fields).ignore().pexpire(&key, kept).ignore();
         bounded(both.query_async(&mut manager)).await
     }
 
@@ -395,6 +399,20 @@ impl Broker for RedisBroker {
     async fn readmit(&self, author: Author, admission: Admission) -> Result<bool, Unavailable> {
         let (text, Author { session, generation, .. }) = (admission_text(&admission)?, author);
         Ok(self.change_session("readmit", session, generation, [&text, ""]).await? == 1)
+    }
+
+    async fn revive(&self, record: SessionRecord) -> Result<bool, Unavailable> {
+        let SessionRecord { session, peer, admission, secret_hash, generation, .. } = record;
+        let args = [
+            "revive".to_owned(),
+            generation.to_string(),
+            millis(self.session_kept).to_string(),
+            peer.to_string(),
+            admission_text(&admission)?,
+            URL_SAFE_NO_PAD.encode(secret_hash),
+        ];
+        let alive: u64 = self.run(&self.scripts.session, &session_keys(session), &args).await?;
+        Ok(alive == 1)
     }
 
     async fn retire(&self, author: Author) -> Result<bool, Unavailable> {
@@ -468,12 +486,13 @@ impl Broker for RedisBroker {
         &self,
         now: Time,
         room: &RoomName,
+        known: Option<Positions>,
         ops: Vec<RoomOp>,
-    ) -> Result<Vec<Result<Done, Refusal>>, Unavailable> {
+    ) -> Result<Option<Vec<Result<Done, Refusal>>>, Unavailable> {
         if ops.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Some(Vec::new()));
         }
-        self.shift()?;
+        let shift = self.shift()?;
         let rooms_max = SEQ_ROOMS_MAX.to_string();
         let joins = ops.iter().map(|op| async {
             if !matches!(op.change, Change::Join { .. }) {
@@ -490,7 +509,18 @@ impl Broker for RedisBroker {
         // At once over one connection: one round trip.
         let recorded: Vec<Recorded> = futures_util::future::try_join_all(joins).await?;
         let ops: Vec<(RoomOp, Recorded)> = ops.into_iter().zip(recorded).collect();
-        let results = self.change_room(now, room, &ops).await?;
+        let Some(answers) = self.change_room(now, room, known, &ops).await? else {
+            return Ok(None);
+        };
+        if answers.len() != ops.len() {
+            return Err(garbled("an answer"));
+        }
+        let read = answers.into_iter().zip(&ops);
+        let results = read.map(|(answer, (op, recorded))| match recorded {
+            Recorded::TooMany => Ok(Err(TOO_MANY_ROOMS)),
+            Recorded::Fenced | Recorded::As => done(room, &op.change, answer, shift),
+        });
+        let results: Vec<Result<Done, Refusal>> = results.collect::<Result<_, Unavailable>>()?;
         let mut outside: HashMap<SessionId, (u64, bool)> = HashMap::new();
         for ((op, recorded), result) in ops.iter().zip(&results) {
             let is_out = match (&op.change, result) {
@@ -511,11 +541,17 @@ impl Broker for RedisBroker {
                 tracing::debug!(%error, "a room left is still in its session's record");
             }
         }
-        Ok(results)
+        Ok(Some(results))
     }
 
-    async fn trim(&self, now: Time, room: &RoomName) -> Result<(), Unavailable> {
-        self.change_room(now, room, &[]).await.map(drop)
+    async fn trim(
+        &self,
+        now: Time,
+        room: &RoomName,
+        known: Option<Positions>,
+    ) -> Result<Option<Positions>, Unavailable> {
+        let answer = self.change_room(now, room, known, &[]).await?;
+        answer.map(|fields| Fields::of(Value::Array(fields))?.positions()).transpose()
     }
 
     async fn remove_if_empty(&self, now: Time, room: &RoomName) -> Result<bool, Unavailable> {

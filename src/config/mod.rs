@@ -4,6 +4,7 @@
 //! values, so every rule can be tested without touching the environment.
 
 mod addresses;
+mod broker;
 mod error;
 mod layer;
 mod origins;
@@ -25,6 +26,7 @@ use handover_protocol::wire::PerLane;
 use handover_protocol::wire::message::IceServer;
 
 pub use addresses::Addresses;
+pub use broker::{BrokerPlace, RedisAddress};
 pub use error::ConfigError;
 pub use layer::Origin;
 pub use origins::{Caller, Origins};
@@ -50,6 +52,10 @@ pub struct Config {
     pub identity: IdentitySource,
     /// Whose tokens are taken; nobody is asked for one where this is absent.
     pub auth: Option<Auth>,
+    /// Where rooms and sessions are kept,
+    pub broker: BrokerPlace,
+    /// and whether the gateway counts as ready without it.
+    pub broker_optional: bool,
     /// What is logged and how.
     pub log: Log,
     /// Between signs of life.
@@ -219,6 +225,8 @@ impl Config {
             allow_anonymous: settings.allow_anonymous.value,
             identity,
             auth,
+            broker: settings.broker.value,
+            broker_optional: settings.broker_optional.value,
             log: Log { filter: settings.log.value, format: settings.log_format.value },
             heartbeat: settings.heartbeat_ms.value.millis(),
             resume_window,

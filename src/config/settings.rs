@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use handover_protocol::limits::ROOMS_MAX;
 
 use super::addresses::{Http, Listen};
+use super::broker::BrokerPlace;
 use super::error::ConfigError;
 use super::layer::{Found, Origin};
 use super::origins::Origins;
@@ -102,6 +103,10 @@ settings! {
     key: Option<PathBuf> = None, "key";
     /// Where a self-made identity is kept.
     certs_dir: PathBuf = PathBuf::from("certs"), "certs_dir";
+    /// Where rooms and sessions are kept.
+    broker: BrokerPlace = BrokerPlace::Memory, "broker";
+    /// Whether the gateway is ready without it.
+    broker_optional: bool = false, "broker_optional";
     /// What is logged.
     log: LogFilter = LogFilter::default(), "log";
     /// How it is written.

@@ -45,8 +45,22 @@ pub trait Status: Send + Sync + 'static {
     /// For browsers that are to trust a self-made certificate; `None` with a real one.
     fn identity(&self) -> Option<IdentityStatement>;
 
-    /// Why the gateway should get no new connections, if so.
-    fn unready(&self) -> Option<&'static str>;
+    /// How the gateway is.
+    fn standing(&self) -> Standing;
+}
+
+/// How a gateway is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// New connections are welcome.
+    #[default]
+    Well,
+    /// What it needs does not answer: new connections are better served elsewhere.
+    Degraded,
+    /// The same, but it is to count as ready.
+    Tolerated,
+    /// It goes away.
+    Draining,
 }
 
 /// The answer of `GET /v1/identity`.
@@ -151,10 +165,15 @@ fn answer(
             }
             None => text(StatusCode::NOT_FOUND, "the certificate is not self-made\n"),
         },
-        "/healthz" => match site.status.unready() {
-            None => json(StatusCode::OK, &Health { status: "ok" }),
-            Some(status) => json(StatusCode::SERVICE_UNAVAILABLE, &Health { status }),
-        },
+        "/healthz" => {
+            let (code, status) = match site.status.standing() {
+                Standing::Well => (StatusCode::OK, "ok"),
+                Standing::Tolerated => (StatusCode::OK, "degraded"),
+                Standing::Degraded => (StatusCode::SERVICE_UNAVAILABLE, "degraded"),
+                Standing::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+            };
+            json(code, &Health { status })
+        }
         "/metrics" => {
             // Writing into a string fails only if a metric's own encoding does.
             let content = site.metrics.encode().unwrap_or_default();
@@ -197,7 +216,8 @@ fn open_websocket(
         site.metrics.connection_refused(Refused::Origin.name());
         return text(StatusCode::FORBIDDEN, "this origin may not connect\n");
     }
-    let entered = upgrading.entered.take().filter(|_| site.status.unready().is_none());
+    let stays = site.status.standing() != Standing::Draining;
+    let entered = upgrading.entered.take().filter(|_| stays);
     let Some(Ok(admitted)) = entered.map(|entered| site.gate.admit(entered)) else {
         site.metrics.connection_refused(Refused::Capacity.name());
         let mut response = text(StatusCode::SERVICE_UNAVAILABLE, "no capacity\n");

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{IdentityStatement, Site, Status};
+use super::{IdentityStatement, Site, Standing, Status};
 use crate::clock::Clock;
 use crate::telemetry::Metrics;
 use crate::transport::accept::{
@@ -49,7 +49,8 @@ impl Attach for Echo {
 #[derive(Default)]
 struct Told {
     self_made: bool,
-    draining: AtomicBool,
+    /// Which of the standings.
+    standing: AtomicUsize,
 }
 
 impl Status for Told {
@@ -62,8 +63,10 @@ impl Status for Told {
         })
     }
 
-    fn unready(&self) -> Option<&'static str> {
-        self.draining.load(Ordering::Relaxed).then_some("draining")
+    fn standing(&self) -> Standing {
+        let standings =
+            [Standing::Well, Standing::Degraded, Standing::Tolerated, Standing::Draining];
+        standings[self.standing.load(Ordering::Relaxed)]
     }
 }
 
@@ -180,7 +183,14 @@ async fn health_tells_whether_to_send_anybody_here() {
     assert_eq!((head.status, head.body.as_str()), (200, ""));
     assert_eq!(head.header("content-length"), Some("15"));
 
-    server.told.draining.store(true, Ordering::Relaxed);
+    for (standing, status, body) in
+        [(1, 503, r#"{"status":"degraded"}"#), (2, 200, r#"{"status":"degraded"}"#)]
+    {
+        server.told.standing.store(standing, Ordering::Relaxed);
+        let degraded = server.get("/healthz").await;
+        assert_eq!((degraded.status, degraded.body.as_str()), (status, body));
+    }
+    server.told.standing.store(3, Ordering::Relaxed);
     let draining = server.get("/healthz").await;
     assert_eq!((draining.status, draining.body.as_str()), (503, r#"{"status":"draining"}"#));
     assert_eq!(server.ask(&upgrade(V13)).await.status, 503);

@@ -22,7 +22,7 @@ use super::live_log::SharedLog;
 use super::mailbox::Notice;
 use super::room::LiveRoom;
 use super::seat::Seat;
-use crate::broker::Author;
+use crate::broker::{Author, Heard};
 
 /// Changes of the signal lane applied in one go.
 const BATCH_MAX: usize = 64;
@@ -44,10 +44,10 @@ pub enum Command {
     Attach(Box<Attach>),
     /// A connection is gone; the membership stays.
     Detach(Arc<Seat>),
-    /// The session has been without a connection for a while.
-    Away(Author),
-    /// The session's membership ends.
-    Remove(Author, LeaveReason, Option<oneshot::Sender<PerLane<u64>>>),
+    /// The session has been without a connection for a while. Answered once that is noted.
+    Away(Author, oneshot::Sender<()>),
+    /// The session's membership ends. Answered once it has, with where it ended, if anywhere.
+    Remove(Author, LeaveReason, Option<oneshot::Sender<Option<PerLane<u64>>>>),
 }
 
 /// See [`Command::Attach`].
@@ -144,7 +144,7 @@ impl Command {
         match self {
             Command::Request(request) => matches!(request.2, Op::Leave { .. }),
             Command::Remove(..) => true,
-            Command::Attach(_) | Command::Detach(_) | Command::Away(_) => false,
+            Command::Attach(_) | Command::Detach(_) | Command::Away(..) => false,
         }
     }
 }
@@ -168,9 +168,9 @@ async fn run(shared: Arc<Shared>, desk: Arc<Desk>, mut mailboxes: Mailboxes) {
             biased;
             () = shared.stopping.cancelled() => break,
             work = poll_fn(|cx| desk.poll_work(cx, &mut mailboxes)) => {
-                let Some((mut room, batch)) = work else { break };
+                let Some((mut room, heard, batch)) = work else { break };
                 let asking = Asking::of(&batch, &shared);
-                room.handle(batch).await;
+                room.handle(heard, batch).await;
                 drop(asking);
                 desk.put_back(room);
             }
@@ -209,17 +209,22 @@ impl Drop for Asking<'_> {
 }
 
 impl Desk {
-    /// The room and what it is asked next; nothing if the room is lost to a panic.
-    fn poll_work(
-        &self,
-        cx: &mut Context<'_>,
-        mailboxes: &mut Mailboxes,
-    ) -> Poll<Option<(LiveRoom, Vec<Command>)>> {
+    /// The room, what it hears and what it is asked next; nothing if the room is lost to a panic.
+    fn poll_work(&self, cx: &mut Context<'_>, mailboxes: &mut Mailboxes) -> Poll<Option<Work>> {
         let Ok(mut desk) = self.0.lock() else { return Poll::Ready(None) };
         // Received under the lock: who finds the room here and its mailboxes empty may be sure
         // that nothing is on its way between the two.
-        let batch = std::task::ready!(mailboxes.poll_batch(cx));
-        Poll::Ready(desk.take().zip(batch))
+        let batch = mailboxes.poll_batch(cx);
+        let heard = match desk.as_mut().map(|room| room.poll_heard(cx)) {
+            Some(Poll::Ready(heard)) => heard,
+            Some(Poll::Pending) | None => Vec::new(),
+        };
+        let batch = match batch {
+            Poll::Ready(batch) => batch,
+            Poll::Pending if heard.is_empty() => return Poll::Pending,
+            Poll::Pending => Some(Vec::new()),
+        };
+        Poll::Ready(desk.take().zip(batch).map(|(room, batch)| (room, heard, batch)))
     }
 
     fn take(&self) -> Option<LiveRoom> {
@@ -230,6 +235,9 @@ impl Desk {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(room);
     }
 }
+
+/// A room, what other nodes did to it, and what is asked of it here.
+type Work = (LiveRoom, Vec<Heard>, Vec<Command>);
 
 /// What a room's task receives from.
 struct Mailboxes {

@@ -1,5 +1,6 @@
 //! This node's copy of a room's logs, written by whoever serves the room and read by its members.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use handover_protocol::limits::Retention;
@@ -7,6 +8,7 @@ use handover_protocol::room::entry::Entry;
 use handover_protocol::room::log::{Log, Read, Trimmed};
 use handover_protocol::session::RoomLog;
 use handover_protocol::time::Time;
+use handover_protocol::wire::message::Positions;
 use handover_protocol::wire::{Epoch, LogLane, PerLane};
 
 use crate::broker::RoomState;
@@ -17,6 +19,8 @@ pub struct LiveLog {
     epoch: Epoch,
     /// Written by whoever serves the room, held for one entry at a time.
     logs: RwLock<PerLane<Log>>,
+    /// The room has begun another life.
+    over: AtomicBool,
 }
 
 /// A reader's handle.
@@ -31,7 +35,7 @@ impl LiveLog {
             logs[lane] = Log::starting_after(positions.on(lane).offset - entries.len() as u64);
             entries.into_iter().for_each(|entry| logs[lane].append(entry));
         }
-        LiveLog { epoch: positions.epoch, logs: RwLock::new(logs) }
+        LiveLog { epoch: positions.epoch, logs: RwLock::new(logs), over: AtomicBool::new(false) }
     }
 
     /// Adds the next entry of its lane. Says what was let go for it.
@@ -46,6 +50,25 @@ impl LiveLog {
     /// The last offset on a lane.
     pub fn last(&self, lane: LogLane) -> u64 {
         self.logs.read().unwrap_or_else(PoisonError::into_inner)[lane].last()
+    }
+
+    /// Where it stands.
+    pub fn positions(&self) -> Positions {
+        let logs = self.logs.read().unwrap_or_else(PoisonError::into_inner);
+        let (signal, bulk) = (logs.signal.last(), logs.bulk.last());
+        Positions { epoch: self.epoch, signal, bulk }
+    }
+
+    /// Gives up a lane's entries up to `offset`: what follows them is not to be had any more.
+    pub fn skip_to(&self, lane: LogLane, offset: u64) {
+        let mut logs = self.logs.write().unwrap_or_else(PoisonError::into_inner);
+        logs[lane] = Log::starting_after(offset);
+    }
+
+    /// Nothing will be added any more: who has read it to its end learns that the room has begun
+    /// another life.
+    pub fn end(&self) {
+        self.over.store(true, Ordering::Release);
     }
 
     /// Lets go of what `keep` does not cover.
@@ -63,6 +86,12 @@ impl RoomLog for LiveLog {
     }
 
     fn read(&self, lane: LogLane, after: u64) -> Read {
-        self.logs.read().unwrap_or_else(PoisonError::into_inner)[lane].read(after)
+        // Looked at first: nothing is added once it is set.
+        let is_over = self.over.load(Ordering::Acquire);
+        let logs = self.logs.read().unwrap_or_else(PoisonError::into_inner);
+        match logs[lane].read(after) {
+            Read::Current if is_over => Read::Over,
+            read => read,
+        }
     }
 }

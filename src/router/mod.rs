@@ -15,6 +15,8 @@ use std::collections::hash_map::Entry as MapEntry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use handover_protocol::room::presence::{Due, Presence};
 use handover_protocol::room::{Refusal, RoomLimits};
 use handover_protocol::session::Slot;
@@ -26,7 +28,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::{Author, Broker, ResumeError, SessionRecord, Unavailable};
+use crate::broker::{Author, Broker, KEEP_EVERY, ResumeError, SessionRecord, Unavailable};
 use crate::clock::Clock;
 use crate::telemetry::Metrics;
 use handle::{Attach, Attached, Command, RoomHandle};
@@ -34,7 +36,14 @@ use identifiers::Identifiers;
 use live_log::SharedLog;
 use mailbox::{Mailbox, Notice};
 use quota::{Bounds, Quota, SharedPace};
-use seat::Seat;
+use seat::{Kept, Seat};
+
+/// How often a room is asked for what cannot be left undone, and how far apart: longer together
+/// than a store takes to fail over.
+const ASKED_MAX: usize = 40;
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// Sessions whose absence is seen to at once.
+const UNDER_WAY_MAX: usize = 256;
 
 /// What the router's tasks share.
 #[derive(Debug)]
@@ -125,6 +134,7 @@ impl Router {
         });
         let router = Router(shared);
         router.0.tasks.spawn(router.clone().watch_presence());
+        router.0.tasks.spawn(router.clone().keep_sessions());
         router
     }
 
@@ -203,13 +213,13 @@ impl Router {
             generation,
             rooms: Vec::new(),
         };
+        let kept = self.0.kept(&record);
         if self.0.broker.open(record).await.is_err() {
             self.0.sessions().quota.remove(session);
             return Err(UNAVAILABLE);
         }
         let author = Author { session, peer, generation };
-        let seat = Arc::new(Seat { author, user: user.clone(), mailbox });
-        self.0.metrics.sessions.inc();
+        let seat = Arc::new(Seat::new(author, user.clone(), mailbox, kept));
         self.take_seat(&seat);
         let opened = Opened { session, secret, peer, user, pass, resumed: None };
         Ok((seat, opened, Vec::new()))
@@ -230,10 +240,11 @@ impl Router {
             ResumeError::Refused(refusal) => refusal,
             ResumeError::Unavailable(_) => UNAVAILABLE,
         })?;
+        let kept = self.0.kept(&record);
         let SessionRecord { peer, admission, generation, rooms, .. } = record;
         let (user, pass) = (admission.user.clone(), self.pass(&admission));
         let author = Author { session, peer, generation };
-        let seat = Arc::new(Seat { author, user: user.clone(), mailbox });
+        let seat = Arc::new(Seat::new(author, user.clone(), mailbox, kept));
         self.take_seat(&seat);
         let allowed = |room: &RoomName| admission.grant.allows(room, Right::Join);
         let (rooms, forbidden): (Vec<_>, Vec<_>) = rooms.into_iter().partition(allowed);
@@ -294,7 +305,9 @@ impl Router {
         }
         let pass = self.pass(&admission);
         // One that has been replaced is about to learn that.
-        self.0.broker.readmit(seat.author, admission).await.map_err(|_| UNAVAILABLE)?;
+        let readmitted = self.0.broker.readmit(seat.author, admission.clone()).await;
+        readmitted.map_err(|_| UNAVAILABLE)?;
+        seat.kept.iter().for_each(|kept| kept.readmit(admission.clone()));
         Ok(pass)
     }
 
@@ -314,7 +327,11 @@ impl Router {
                 sessions.presence.handle_back(session);
                 match sessions.here.insert(session, Whereabouts::Connected(seat.clone())) {
                     Some(Whereabouts::Connected(older)) => Some(older),
-                    Some(Whereabouts::Lost(..)) | None => None,
+                    Some(Whereabouts::Lost(..)) => None,
+                    None => {
+                        self.0.metrics.sessions.inc();
+                        None
+                    }
                 }
             }
         };
@@ -333,7 +350,10 @@ impl Router {
                 sessions.here.get(&session),
                 Some(Whereabouts::Connected(newest)) if Arc::ptr_eq(newest, seat)
             );
-            if is_newest {
+            if is_newest && seat.is_replaced() {
+                // It lives on, on another node.
+                self.0.forget(&mut sessions, seat.author, |_| true);
+            } else if is_newest {
                 sessions.here.insert(session, Whereabouts::Lost(seat.author, names));
                 sessions.presence.handle_lost(self.0.clock.now(), session);
                 let most = sessions.quota.bounds.sessions_away;
@@ -358,29 +378,41 @@ impl Router {
         if !self.0.broker.retire(author).await? {
             // A newer connection has taken the session over, or ended it. If that was before this
             // one was seated here, nobody else will clear its seat away.
-            self.0.sessions().forget(author, |seated| seated == author.generation);
+            let mut sessions = self.0.sessions();
+            self.0.forget(&mut sessions, author, |seated| seated == author.generation);
             return Ok(Vec::new());
         }
-        let mut leaving = Vec::new();
-        for room in rooms {
+        let leaving = rooms.into_iter().map(|room| async {
+            let remove = |done| Command::Remove(author, reason, Some(done));
+            self.ask_until_done(&room, remove).await.map(|at| Some((room, at?)))
+        });
+        let left = futures_util::future::join_all(leaving).await;
+        // Forgotten last: as long as it is in a room, somebody has to know.
+        let left: Vec<_> = left.into_iter().collect::<Result<_, Unavailable>>()?;
+        self.0.broker.end(author.session).await?;
+        self.0.forget(&mut self.0.sessions(), author, |_| true);
+        Ok(left.into_iter().flatten().collect())
+    }
+
+    /// Asks a room for something, more than once if it cannot be had at once.
+    async fn ask_until_done<T>(
+        &self,
+        room: &RoomName,
+        command: impl Fn(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Unavailable> {
+        for _ in 0..ASKED_MAX {
             let (done, waiting) = oneshot::channel();
-            let remove = Command::Remove(author, reason, Some(done));
-            if self.room(&room).sender(LogLane::Signal).send(remove).await.is_ok() {
-                leaving.push((room, waiting));
+            // A room that has ended is begun anew by whoever asks again.
+            let sent = self.room(room).sender(LogLane::Signal).send(command(done)).await;
+            if let (Ok(()), Ok(done)) = (sent, waiting.await) {
+                return Ok(done);
+            }
+            tokio::select! {
+                () = self.0.stopping.cancelled() => break,
+                () = tokio::time::sleep(ASK_AGAIN) => {}
             }
         }
-        let mut left = Vec::new();
-        for (room, waiting) in leaving {
-            if let Ok(at) = waiting.await {
-                left.push((room, at));
-            }
-        }
-        self.0.sessions().forget(author, |_| true);
-        self.0.metrics.sessions.dec();
-        if let Err(unavailable) = self.0.broker.end(author.session).await {
-            tracing::warn!(error = %unavailable, "an ended session is not forgotten yet");
-        }
-        Ok(left)
+        Err(Unavailable("a room did not answer".to_owned()))
     }
 
     /// Tells every connection, and those still to come, that the gateway is going away and when
@@ -407,8 +439,11 @@ impl Router {
     }
 
     async fn watch_presence(self) {
+        // One that waits for the broker keeps nobody else waiting.
+        let mut under_way = FuturesUnordered::new();
         loop {
             let next = self.0.sessions().presence.poll_timeout();
+            let next = next.filter(|_| under_way.len() < UNDER_WAY_MAX);
             let timeout = async {
                 match next {
                     Some(at) => tokio::time::sleep(at.since(self.0.clock.now())).await,
@@ -417,28 +452,51 @@ impl Router {
             };
             tokio::select! {
                 () = self.0.stopping.cancelled() => return,
-                () = self.0.agenda_changed.notified() => continue,
+                () = self.0.agenda_changed.notified() => {}
+                Some(()) = under_way.next() => {}
                 () = timeout => {}
             }
-            loop {
+            while under_way.len() < UNDER_WAY_MAX {
                 let now = self.0.clock.now();
                 let Some((due, author, rooms)) = self.0.sessions().poll_due(now) else { break };
-                match due {
-                    Due::Away(_) => {
-                        for room in rooms {
-                            let signal = self.room(&room);
-                            let away = Command::Away(author);
-                            let _ = signal.sender(LogLane::Signal).send(away).await;
-                        }
-                    }
-                    Due::Expired(session) => {
-                        tracing::debug!(%session, "session expired");
-                        let ended = self.end(author, rooms, LeaveReason::Expired).await;
-                        if let Err(error) = ended {
-                            tracing::warn!(%session, %error, "an expired session stays for now");
-                            self.0.sessions().presence.handle_lost(now, session);
-                        }
-                    }
+                under_way.push(self.see_to(due, author, rooms));
+            }
+        }
+    }
+
+    /// Tells the broker again and again which sessions are here.
+    async fn keep_sessions(self) {
+        loop {
+            tokio::select! {
+                () = self.0.stopping.cancelled() => return,
+                () = tokio::time::sleep(KEEP_EVERY) => {}
+            }
+            let here: Vec<SessionId> = self.0.sessions().here.keys().copied().collect();
+            tokio::select! {
+                () = self.0.stopping.cancelled() => return,
+                kept = self.0.broker.keep(here) => if let Err(error) = kept {
+                    tracing::debug!(%error, "sessions are not kept");
+                }
+            }
+        }
+    }
+
+    async fn see_to(&self, due: Due, author: Author, rooms: Vec<RoomName>) {
+        match due {
+            Due::Away(_) => {
+                let told = rooms
+                    .iter()
+                    .map(|room| self.ask_until_done(room, |done| Command::Away(author, done)));
+                // Who has not learnt it by now is not told any more.
+                futures_util::future::join_all(told).await;
+            }
+            Due::Expired(session) => {
+                tracing::debug!(%session, "session expired");
+                let ended = self.end(author, rooms, LeaveReason::Expired).await;
+                if let Err(error) = ended {
+                    tracing::warn!(%session, %error, "an expired session stays for now");
+                    let now = self.0.clock.now();
+                    self.0.sessions().presence.handle_lost(now, session);
                 }
             }
         }
@@ -446,16 +504,6 @@ impl Router {
 }
 
 impl Sessions {
-    /// Forgets where a session is, if it is under a generation that `which` allows.
-    fn forget(&mut self, author: Author, which: impl FnOnce(u64) -> bool) {
-        let session = author.session;
-        if self.here.get(&session).is_some_and(|at| which(at.generation())) {
-            self.presence.handle_back(session);
-            self.here.remove(&session);
-            self.quota.remove(session);
-        }
-    }
-
     fn poll_due(
         &mut self,
         now: handover_protocol::time::Time,
@@ -471,6 +519,23 @@ impl Sessions {
 }
 
 impl Shared {
+    /// Forgets where a session is, if it is under a generation that `which` allows.
+    fn forget(&self, sessions: &mut Sessions, author: Author, which: impl FnOnce(u64) -> bool) {
+        let session = author.session;
+        if sessions.here.get(&session).is_some_and(|at| which(at.generation())) {
+            sessions.presence.handle_back(session);
+            sessions.here.remove(&session);
+            sessions.quota.remove(session);
+            self.metrics.sessions.dec();
+        }
+    }
+
+    /// What a connection keeps of its session's record, where others than this node may lose it.
+    fn kept(&self, record: &SessionRecord) -> Option<Kept> {
+        let is_elsewhere = self.broker.at_hand().is_none();
+        is_elsewhere.then(|| Kept::new(record.secret_hash, record.admission.clone()))
+    }
+
     fn leaving_notice(&self, leaving: Leaving) -> Option<Notice> {
         match leaving {
             Leaving::Not => None,

@@ -3,6 +3,8 @@
 //! It has the broker apply what is asked, copies the entries into this node's log and marks
 //! the members that have something to read. It never waits for a member.
 
+mod following;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -20,7 +22,7 @@ use super::handle::{Attach, Attached, Command};
 use super::live_log::{LiveLog, SharedLog};
 use super::mailbox::Notice;
 use super::seat::Seat;
-use crate::broker::{Change, Done, RoomOp, Unavailable};
+use crate::broker::{Change, Done, Heard, News, RoomOp, Unavailable};
 
 /// Every this many entries of directed traffic, those it is not for move on as well.
 const STRIDE: u64 = 32;
@@ -29,8 +31,8 @@ const STRIDE: u64 = 32;
 enum Then {
     Answer(Arc<Seat>, Slot, Asked),
     Attach(Box<Attach>),
-    Marked,
-    Removed(Option<oneshot::Sender<PerLane<u64>>>),
+    Marked(Option<oneshot::Sender<()>>),
+    Removed(PeerId, Option<oneshot::Sender<Option<PerLane<u64>>>>),
 }
 
 /// What an answer needs to know of its request.
@@ -51,6 +53,17 @@ struct Marks {
     some: Vec<PeerId>,
 }
 
+/// A member with a connection on this node.
+#[derive(Debug)]
+struct Seated {
+    seat: Arc<Seat>,
+    slot: Slot,
+    /// What it shows of itself, and the highest `seq` applied for it: for the room's next life,
+    /// should this one be lost. Kept up to date where the room is followed.
+    metadata: Option<Json>,
+    seq: PerLane<u64>,
+}
+
 /// A room's state on this node. Whoever holds it serves the room: its task, or a connection
 /// that asks for something while nothing waits.
 #[derive(Debug)]
@@ -60,7 +73,13 @@ pub(super) struct LiveRoom {
     /// Loaded before the first change.
     log: Option<SharedLog>,
     /// The members with a connection on this node.
-    seats: HashMap<PeerId, (Arc<Seat>, Slot)>,
+    seats: HashMap<PeerId, Seated>,
+    /// What other nodes do to it, if there are any.
+    news: Option<News>,
+    /// Something may have been missed and could not be read.
+    in_doubt: bool,
+    /// Snapshots that could not be had.
+    owed: Vec<(Arc<Seat>, Slot, ResetReason)>,
     marks: PerLane<Marks>,
     /// Whether entries were appended that not every member was marked for.
     left_behind: PerLane<bool>,
@@ -77,6 +96,9 @@ impl LiveRoom {
             name,
             log: None,
             seats: HashMap::new(),
+            news: None,
+            in_doubt: false,
+            owed: Vec::new(),
             marks: PerLane::default(),
             left_behind: PerLane::default(),
             dismissed: false,
@@ -105,7 +127,11 @@ impl LiveRoom {
     }
 
     /// Serves what has gathered.
-    pub(super) async fn handle(&mut self, batch: Vec<Command>) {
+    pub(super) async fn handle(&mut self, heard: Vec<Heard>, batch: Vec<Command>) {
+        self.hear(heard).await;
+        if batch.is_empty() && self.owed.is_empty() {
+            return;
+        }
         let log = match self.load().await {
             Ok(log) => log,
             Err(unavailable) => return self.refuse_all(batch, &unavailable),
@@ -113,6 +139,10 @@ impl LiveRoom {
         let mut ops = Vec::with_capacity(batch.len());
         let mut then = Vec::with_capacity(batch.len());
         let mut gone = Vec::new();
+        for (seat, slot, reason) in std::mem::take(&mut self.owed) {
+            ops.push(RoomOp { author: seat.author, change: Change::Snapshot });
+            then.push(Then::Answer(seat, slot, Asked::Snapshot { reason }));
+        }
         for command in batch {
             match command {
                 Command::Request(request) => {
@@ -125,34 +155,35 @@ impl LiveRoom {
                 Command::Attach(attach) => {
                     let author = attach.seat.author;
                     ops.push(RoomOp { author, change: Change::MarkAway(false) });
-                    then.push(Then::Marked);
+                    then.push(Then::Marked(None));
                     ops.push(RoomOp { author, change: Change::Snapshot });
                     then.push(Then::Attach(attach));
                 }
-                Command::Away(author) => {
+                Command::Away(author, done) => {
                     ops.push(RoomOp { author, change: Change::MarkAway(true) });
-                    then.push(Then::Marked);
+                    then.push(Then::Marked(Some(done)));
                 }
                 Command::Remove(author, reason, done) => {
                     ops.push(RoomOp { author, change: Change::Leave(reason) });
-                    then.push(Then::Removed(done));
+                    then.push(Then::Removed(author.peer, done));
                 }
                 Command::Detach(seat) => gone.push(seat),
             }
         }
-        let now = self.shared.clock.now();
-        match self.shared.broker.apply(now, &self.name, ops).await {
+        let applied = self.apply(ops).await;
+        let log = self.log.clone().unwrap_or(log);
+        match applied {
             Ok(results) => {
                 for (result, then) in results.into_iter().zip(then) {
                     self.finish(&log, result, then);
                 }
-                self.mark();
             }
             Err(unavailable) => {
-                tracing::warn!(room = %self.name, error = %unavailable, "changes refused");
+                tracing::debug!(room = %self.name, error = %unavailable, "changes refused");
                 then.into_iter().for_each(|then| self.finish(&log, Err(UNAVAILABLE), then));
             }
         }
+        self.mark();
         // Last, for a seat may have been taken in this very batch.
         gone.iter().for_each(|seat| self.detach(seat));
     }
@@ -162,35 +193,52 @@ impl LiveRoom {
         if let Some(log) = &self.log {
             return Ok(log.clone());
         }
-        let fresh =
-            self.shared.identifiers.epoch().map_err(|error| Unavailable(error.to_string()))?;
-        let log = Arc::new(LiveLog::new(
-            self.shared.broker.load(self.shared.clock.now(), &self.name, fresh).await?,
-        ));
+        if self.news.is_none() {
+            // Before it is loaded: nothing is missed in between.
+            self.news = self.shared.broker.follow(&self.name).await?;
+        }
+        let log = self.load_newest().await?;
         self.log = Some(log.clone());
         Ok(log)
     }
 
+    async fn load_newest(&self) -> Result<SharedLog, Unavailable> {
+        let fresh =
+            self.shared.identifiers.epoch().map_err(|error| Unavailable(error.to_string()))?;
+        let now = self.shared.clock.now();
+        let state = self.shared.broker.load(now, &self.name, fresh).await?;
+        Ok(Arc::new(LiveLog::new(state)))
+    }
+
     fn finish(&mut self, log: &SharedLog, result: Result<Done, Refusal>, then: Then) {
         match then {
-            Then::Marked => {
-                if let Ok(Done::Marked(Some(entry))) = result {
-                    self.append(log, entry);
+            Then::Marked(done) => {
+                let Ok(marked) = result else { return };
+                if let Done::Marked(Some(entry)) = marked {
+                    self.take_in(log, entry);
                 }
+                // Whoever asked may be gone by now, and then needs no answer.
+                let _ = done.map(|done| done.send(()));
             }
-            Then::Removed(done) => {
-                if let Ok(Done::Left(entry, positions)) = result {
-                    self.left(log, entry);
-                    let Positions { signal, bulk, .. } = positions;
-                    // Whoever asked may be gone by now, and then needs no answer.
-                    let _ = done.map(|done| done.send(PerLane { signal, bulk }));
-                }
+            Then::Removed(peer, done) => {
+                let at = match result {
+                    Ok(Done::Left(entry, Positions { signal, bulk, .. })) => {
+                        self.left(log, peer, entry);
+                        Some(PerLane { signal, bulk })
+                    }
+                    // Asked for again.
+                    Err(Refusal { code: ErrorCode::Unavailable, .. }) => return,
+                    // A newer connection speaks for it, or the room is gone.
+                    Ok(_) | Err(_) => None,
+                };
+                let _ = done.map(|done| done.send(at));
             }
             Then::Attach(attach) => {
                 let Attach { seat, slot, attached } = *attach;
                 let answer = match result {
                     Ok(Done::Snapshot(snapshot)) => {
-                        self.seats.insert(seat.author.peer, (seat, slot));
+                        let seated = Seated::new(seat, slot, &snapshot);
+                        self.seats.insert(seated.seat.author.peer, seated);
                         Attached::Member { log: log.clone(), seq: snapshot.seq }
                     }
                     Err(Refusal { code: ErrorCode::NotAMember, .. }) => Attached::Stranger,
@@ -202,6 +250,13 @@ impl LiveRoom {
             }
             Then::Answer(seat, slot, asked) => {
                 let about = asked.about();
+                if let (
+                    Err(Refusal { code: ErrorCode::Unavailable, .. }),
+                    &Asked::Snapshot { reason },
+                ) = (&result, &asked)
+                {
+                    return self.owed.push((seat, slot, reason));
+                }
                 let outcome = match result {
                     Ok(done) => self.outcome(log, &seat, slot, asked, done),
                     Err(refusal) => Some(refused(log, about, refusal)),
@@ -224,21 +279,22 @@ impl LiveRoom {
     ) -> Option<Outcome<SharedLog>> {
         Some(match (done, asked) {
             (Done::Joined(joining), Asked::Join { id }) => {
-                let seated = self.seats.insert(seat.author.peer, (seat.clone(), slot));
-                let start = seated.is_none().then(|| log.clone());
+                let seated = Seated::new(seat.clone(), slot, &joining.snapshot);
+                let before = self.seats.insert(seat.author.peer, seated);
+                let start = before.is_none().then(|| log.clone());
                 if let Some(entry) = joining.entry {
-                    self.append(log, entry);
+                    self.take_in(log, entry);
                 }
                 Outcome::Joined { id, snapshot: joining.snapshot, start }
             }
             (Done::Left(entry, positions), Asked::Leave { id }) => {
-                self.left(log, entry);
+                self.left(log, seat.author.peer, entry);
                 let Positions { signal, bulk, .. } = positions;
                 Outcome::Left { id, at: PerLane { signal, bulk } }
             }
             (Done::Updated(entry), Asked::Update { id }) => {
                 let at = entry.offset;
-                self.append(log, entry);
+                self.take_in(log, entry);
                 Outcome::Updated { id, at }
             }
             (Done::Snapshot(snapshot), Asked::Members { id }) => Outcome::Members { id, snapshot },
@@ -247,7 +303,7 @@ impl LiveRoom {
             }
             (Done::Sent(Sent::Appended(entry)), Asked::Send { .. }) => {
                 self.shared.metrics.accepted(entry.lane);
-                self.append(log, entry);
+                self.take_in(log, entry);
                 return None;
             }
             (Done::Sent(Sent::Duplicate(applied)), Asked::Send { lane, .. }) => {
@@ -257,9 +313,10 @@ impl LiveRoom {
                 self.pass_on(Ephemeral::new(self.name.clone(), seat.author.peer, to, body));
                 return None;
             }
-            // Whoever replaced it has told it so already, unless it was not seated yet.
+            // Whoever replaced it has told it so already, unless it was not seated yet, or that
+            // was on another node.
             (Done::Fenced, _) => {
-                seat.mailbox.notify(Notice::Replaced);
+                seat.replace();
                 return None;
             }
             _ => return None,
@@ -267,6 +324,9 @@ impl LiveRoom {
     }
 
     fn append(&mut self, log: &SharedLog, entry: Arc<Entry>) {
+        if self.news.is_some() {
+            self.remember(&entry);
+        }
         let marks = &mut self.marks[entry.lane];
         match &entry.event {
             Event::Message { to: Some(to), .. } if !entry.offset.is_multiple_of(STRIDE) => {
@@ -289,11 +349,11 @@ impl LiveRoom {
             if std::mem::take(&mut marks.everybody) {
                 marks.some.clear();
                 self.left_behind[lane] = false;
-                self.seats.values().for_each(|(seat, slot)| seat.mailbox.mark(slot.index, lane));
+                self.seats.values().for_each(|seated| seated.mark(lane));
             } else {
                 for peer in marks.some.drain(..) {
-                    if let Some((seat, slot)) = self.seats.get(&peer) {
-                        seat.mailbox.mark(slot.index, lane);
+                    if let Some(seated) = self.seats.get(&peer) {
+                        seated.mark(lane);
                     }
                 }
             }
@@ -302,7 +362,7 @@ impl LiveRoom {
 
     fn pass_on(&self, ephemeral: Ephemeral) {
         let from = ephemeral.from;
-        let reach = |(seat, _): &(Arc<Seat>, Slot)| {
+        let reach = |Seated { seat, .. }: &Seated| {
             let frame = ephemeral.frame(seat.mailbox.codec());
             if seat.mailbox.push_ephemeral(frame) == Kept::InsteadOfOldest {
                 self.shared.metrics.ephemeral_overtaken();
@@ -310,20 +370,20 @@ impl LiveRoom {
         };
         match ephemeral.to {
             Some(to) => self.seats.get(&to).into_iter().for_each(reach),
-            None => self.seats.values().filter(|(s, _)| s.author.peer != from).for_each(reach),
+            None => self.seats.values().filter(|s| s.seat.author.peer != from).for_each(reach),
         }
     }
 
-    fn left(&mut self, log: &SharedLog, entry: Option<Arc<Entry>>) {
+    fn left(&mut self, log: &SharedLog, peer: PeerId, entry: Option<Arc<Entry>>) {
+        self.seats.remove(&peer);
         if let Some(entry) = entry {
-            self.seats.remove(&entry.peer);
-            self.append(log, entry);
+            self.take_in(log, entry);
         }
     }
 
     fn detach(&mut self, seat: &Arc<Seat>) {
         let held = self.seats.get(&seat.author.peer);
-        if held.is_some_and(|(held, _)| Arc::ptr_eq(held, seat)) {
+        if held.is_some_and(|held| Arc::ptr_eq(&held.seat, seat)) {
             self.seats.remove(&seat.author.peer);
         }
     }
@@ -340,25 +400,27 @@ impl LiveRoom {
             self.marks[lane].everybody = self.left_behind[lane];
         }
         self.mark();
-        let broker = &self.shared.broker;
         let tidied = async {
-            broker.trim(now, &self.name).await?;
+            self.keep_up().await?;
             if self.seats.is_empty() {
-                broker.remove_if_empty(now, &self.name).await
+                self.shared.broker.remove_if_empty(now, &self.name).await
             } else {
                 Ok(false)
             }
         };
-        tidied.await.unwrap_or_else(|unavailable| {
-            tracing::warn!(room = %self.name, error = %unavailable, "room not tidied");
+        let is_gone = tidied.await.unwrap_or_else(|unavailable| {
+            tracing::debug!(room = %self.name, error = %unavailable, "room not tidied");
             false
-        })
+        });
+        self.handle(Vec::new(), Vec::new()).await;
+        is_gone
     }
 
     /// Takes the room out of the router's table unless somebody has turned to it meanwhile.
     pub(super) fn retire(&mut self, is_idle: impl FnOnce() -> bool) -> bool {
         // The broker gives the next life a new epoch, so this life's log is of no more use.
         self.log = None;
+        self.news = None;
         let mut rooms = self.shared.rooms();
         // Handles are only ever taken from the table under its lock: with the table's own as
         // the last one, nothing can be on its way.
@@ -371,7 +433,7 @@ impl LiveRoom {
     }
 
     fn refuse_all(&mut self, batch: Vec<Command>, unavailable: &Unavailable) {
-        tracing::warn!(room = %self.name, error = %unavailable, "room not loaded");
+        tracing::debug!(room = %self.name, error = %unavailable, "room not loaded");
         for command in batch {
             if let Command::Request(request) = command {
                 let (seat, slot, op) = *request;
@@ -387,7 +449,7 @@ impl Drop for LiveRoom {
         self.shared.metrics.rooms.dec();
         if !self.dismissed {
             // Whoever served it has panicked. The members' logs would never grow again.
-            self.seats.values().for_each(|(seat, _)| seat.mailbox.notify(Notice::RoomLost));
+            self.seats.values().for_each(|s| s.seat.mailbox.notify(Notice::RoomLost));
         }
     }
 }
@@ -407,7 +469,8 @@ fn refused(log: &SharedLog, about: About, refusal: Refusal) -> Outcome<SharedLog
 fn split(seat: &Seat, op: Op) -> (Change, Asked) {
     match op {
         Op::Join { id, metadata } => {
-            (Change::Join { user: seat.user.clone(), metadata }, Asked::Join { id })
+            let seq = PerLane::default();
+            (Change::Join { user: seat.user.clone(), metadata, seq }, Asked::Join { id })
         }
         Op::Leave { id } => (Change::Leave(LeaveReason::Left), Asked::Leave { id }),
         Op::Update { id, metadata } => (Change::Update(metadata), Asked::Update { id }),

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use handover_protocol::limits::Retention;
 use handover_protocol::session::{Op, Outcome};
 use handover_protocol::time::Time;
-use handover_protocol::wire::message::Send;
+use handover_protocol::wire::message::{Positions, Send};
 use handover_protocol::wire::{Codec, Epoch, Json, Secret, UserId};
 
 use super::*;
@@ -81,18 +81,24 @@ impl Broker for Faulty {
         &self,
         now: Time,
         room: &RoomName,
+        known: Option<Positions>,
         ops: Vec<RoomOp>,
-    ) -> Result<Vec<Result<Done, Refusal>>, Unavailable> {
+    ) -> Result<Option<Vec<Result<Done, Refusal>>>, Unavailable> {
         self.fail();
-        self.sound.apply(now, room, ops).await
+        self.sound.apply(now, room, known, ops).await
     }
 
     fn at_hand(&self) -> Option<&dyn AtHand> {
         self.at_hand.then_some(self)
     }
 
-    async fn trim(&self, now: Time, room: &RoomName) -> Result<(), Unavailable> {
-        self.sound.trim(now, room).await
+    async fn trim(
+        &self,
+        now: Time,
+        room: &RoomName,
+        known: Option<Positions>,
+    ) -> Result<Option<Positions>, Unavailable> {
+        self.sound.trim(now, room, known).await
     }
 
     async fn remove_if_empty(&self, now: Time, room: &RoomName) -> Result<bool, Unavailable> {
@@ -201,7 +207,7 @@ async fn what_was_sent_before_bye_is_applied() {
 async fn a_seat_taken_and_given_up_at_once_is_free() {
     let router = router();
     let (ann, bob) = (Member::join(&router).await, Member::join(&router).await);
-    let again = Arc::new(Seat { author: bob.seat.author, user: None, mailbox: mailbox() });
+    let again = Arc::new(Seat::new(bob.seat.author, None, mailbox(), None));
     let (attached, waiting) = oneshot::channel();
     let attach = Attach { seat: again.clone(), slot: SLOT, attached };
     bob.handle.sender(LogLane::Signal).try_send(Command::Attach(Box::new(attach))).unwrap();
@@ -219,12 +225,12 @@ async fn an_older_resume_that_comes_late_takes_nothing_over() {
     let router = router();
     let ann = Member::join(&router).await;
     let newer = Author { generation: 3, ..ann.seat.author };
-    let newer = Arc::new(Seat { author: newer, user: None, mailbox: mailbox() });
+    let newer = Arc::new(Seat::new(newer, None, mailbox(), None));
     router.take_seat(&newer);
     assert!(matches!(told(&ann.seat).await, Notice::Replaced));
     router.lost(&newer, Vec::new()).await;
     let older = Author { generation: 2, ..ann.seat.author };
-    let older = Arc::new(Seat { author: older, user: None, mailbox: mailbox() });
+    let older = Arc::new(Seat::new(older, None, mailbox(), None));
     router.take_seat(&older);
     assert!(matches!(told(&older).await, Notice::Replaced));
     assert!(router.0.sessions().presence.poll_timeout().is_some(), "the session still expires");
@@ -343,7 +349,7 @@ async fn who_resumes_into_a_session_that_ends_meanwhile_is_told_and_leaves_nothi
     let (early, late) = (resumed().await, resumed().await);
     router.end(late.author, [ann.room.clone()], LeaveReason::Bye).await.unwrap();
     // Its resume was granted before the other one's, and it is seated only now.
-    let early = Arc::new(Seat { author: early.author, user: None, mailbox: mailbox() });
+    let early = Arc::new(Seat::new(early.author, None, mailbox(), None));
     router.take_seat(&early);
     let op = Op::Members { id: 2 };
     let ask = Command::Request(Box::new((early.clone(), SLOT, op)));

@@ -81,6 +81,8 @@ pub struct Metrics {
     datagrams_undecodable: Counter,
     trimmed_aged: Counter,
     trimmed_forced: Counter,
+    log_reads: Counter,
+    broker_up: Gauge,
     resets: Family<ByReason, Counter>,
     refusals: Family<ByCode, Counter>,
     migrations: Counter,
@@ -143,6 +145,19 @@ impl Default for Metrics {
             "Log entries let go, by age or forced by the bound on bytes",
             trimmed.clone(),
         );
+        let log_reads = Counter::default();
+        registry.register(
+            "log_reads",
+            "Times a room was read from the broker's log because news of it may be missing",
+            log_reads.clone(),
+        );
+        let broker_up = Gauge::default();
+        broker_up.set(1);
+        registry.register(
+            "broker_up",
+            "Whether what keeps rooms and sessions answers (1) or not (0)",
+            broker_up.clone(),
+        );
         let resets = Family::default();
         registry.register(
             "resets",
@@ -199,6 +214,8 @@ impl Default for Metrics {
             datagrams_undecodable,
             trimmed_aged: trimmed.get_or_create_owned(&reason("aged")),
             trimmed_forced: trimmed.get_or_create_owned(&reason("forced")),
+            log_reads,
+            broker_up,
             resets,
             refusals,
             migrations,
@@ -325,6 +342,16 @@ impl Metrics {
     pub fn trimmed(&self, trimmed: &Trimmed) {
         self.trimmed_aged.inc_by(trimmed.aged as u64);
         self.trimmed_forced.inc_by(trimmed.forced as u64);
+    }
+
+    /// A room was read from the broker's log.
+    pub fn log_read(&self) {
+        self.log_reads.inc();
+    }
+
+    /// Whether the broker answers.
+    pub fn broker(&self, is_up: bool) {
+        self.broker_up.set(i64::from(is_up));
     }
 
     /// A member was told to start again from a snapshot.

@@ -2,6 +2,7 @@
 
 mod amplification;
 mod certificates;
+mod cluster;
 mod downgrade;
 mod drain;
 mod entering;
@@ -10,6 +11,7 @@ mod hostile;
 mod jwks;
 mod limits;
 mod priority;
+mod redis;
 mod reload;
 mod secrets;
 mod setup;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::{SinkExt, StreamExt};
-use handover::config::{Addresses, Config, IdentitySource};
+use handover::config::{Addresses, BrokerPlace, Config, IdentitySource};
 use handover::gateway::Gateway;
 use handover_protocol::wire::frame::{FrameReader, put_prefix};
 use quinn::crypto::rustls::QuicClientConfig;
@@ -52,6 +52,14 @@ impl Served {
         };
         change(&mut config);
         Served { gateway: Gateway::start(config).await.unwrap(), _dir: dir }
+    }
+
+    /// A node of those that share a Redis.
+    pub async fn node(address: &str) -> Self {
+        let served =
+            Self::with(|config| config.broker = BrokerPlace::parse(address).unwrap()).await;
+        soon(served.gateway.ready()).await;
+        served
     }
 
     /// Where QUIC and TLS listen.
@@ -154,8 +162,13 @@ impl Member {
 
     /// Says `hello` with the session of another connection.
     pub async fn resume(&mut self, session: &Value) {
+        self.resume_at(session, json!({})).await;
+    }
+
+    /// The same, from the positions it had.
+    pub async fn resume_at(&mut self, session: &Value, rooms: Value) {
         let resume = json!({
-            "session": session["session"], "secret": session["secret"], "rooms": {},
+            "session": session["session"], "secret": session["secret"], "rooms": rooms,
         });
         self.send("signal", json!({"type": "hello", "version": 1, "resume": resume})).await;
     }
@@ -271,6 +284,18 @@ impl Member {
         *seq += 1;
         let seq = *seq;
         let fields = json!({"type": "send", "room": room, "lane": lane, "seq": seq, "body": body});
+        self.send(lane, fields).await;
+        seq
+    }
+
+    /// The same, to one member alone.
+    pub async fn post_to(&mut self, room: &str, lane: &str, to: &str, body: Value) -> u64 {
+        let seq = &mut self.seqs[usize::from(lane == "bulk")];
+        *seq += 1;
+        let seq = *seq;
+        let fields = json!({
+            "type": "send", "room": room, "lane": lane, "seq": seq, "to": to, "body": body,
+        });
         self.send(lane, fields).await;
         seq
     }

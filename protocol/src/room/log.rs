@@ -28,6 +28,8 @@ pub enum Read {
     Trimmed,
     /// The position lies beyond the end of the log.
     Ahead,
+    /// Nothing, and nothing will ever follow: this life of the log is over.
+    Over,
 }
 
 /// Why entries were let go.

@@ -32,6 +32,7 @@ pub fn recover(
         Read::Current => Ok(Recovery::Current),
         Read::Trimmed => Err(ResetReason::Trimmed),
         Read::Ahead => Err(ResetReason::Ahead),
+        Read::Over => Err(ResetReason::Epoch),
     }
 }
 

@@ -167,6 +167,12 @@ impl<L: RoomLog> Membership<L> {
                 }
                 Read::Trimmed => return Next::Lost(ResetReason::Trimmed),
                 Read::Ahead => return Next::Lost(ResetReason::Ahead),
+                Read::Over => {
+                    let Some(applied) = state.accepted.take() else {
+                        return Next::Lost(ResetReason::Epoch);
+                    };
+                    return encode(accepted(self.room.clone(), lane, &applied));
+                }
             };
             match entry.view(viewer) {
                 View::Own { seq } => {

@@ -90,7 +90,8 @@ pub(super) async fn members_come_change_and_go<K: Kind>() {
     let (ann, bob) = (author("ann"), author("bob"));
     let shown = Some(json("{ \"name\": \"Ann\" }"));
     let user = Some(handover_protocol::wire::UserId::new("ann@example"));
-    let join = Change::Join { user: user.clone(), metadata: shown.clone() };
+    let join =
+        Change::Join { user: user.clone(), metadata: shown.clone(), seq: PerLane::default() };
     let Ok(Done::Joined(joining)) = here.ask(ann, join.clone()).await else { panic!("refused") };
     let entry = joining.entry.unwrap();
     assert_eq!((entry.offset, entry.peer), (1, ann.peer));
@@ -223,7 +224,7 @@ pub(super) async fn a_log_is_bounded_by_entries_past_the_window<K: Kind>() {
     // A session may still come back for them, however many they are.
     here.later(59).append(author("ann"), LogLane::Bulk, 6).await;
     assert_eq!(offsets(&there.load("late").await, LogLane::Bulk), [1, 2, 3, 4, 5, 6]);
-    there.broker.trim(there.later(61).now, &there.room).await.unwrap();
+    there.broker.trim(there.later(61).now, &there.room, None).await.unwrap();
     let state = there.load("late").await;
     assert_eq!(offsets(&state, LogLane::Bulk), [4, 5, 6]);
     // The other lane keeps what is its own.
@@ -260,9 +261,9 @@ pub(super) async fn a_log_is_bounded_by_age<K: Kind>() {
     here.later(100).append(ann, LogLane::Bulk, 2).await;
     // Clocks of nodes differ by what it takes to ask for the time.
     let almost = there.now + GENEROUS.age - Duration::from_secs(1);
-    there.broker.trim(almost, &there.room).await.unwrap();
+    there.broker.trim(almost, &there.room, None).await.unwrap();
     assert_eq!(offsets(&there.load("late").await, LogLane::Bulk), [1, 2]);
-    there.broker.trim(there.later(1).now + GENEROUS.age, &there.room).await.unwrap();
+    there.broker.trim(there.later(1).now + GENEROUS.age, &there.room, None).await.unwrap();
     let state = there.load("late").await;
     assert_eq!(offsets(&state, LogLane::Bulk), [2]);
     assert_eq!((offsets(&state, LogLane::Signal), state.positions.signal), (vec![], 1));

@@ -53,7 +53,7 @@ pub(super) async fn a_fenced_join_leaves_nothing_behind<K: Kind>() {
     let (here, there) = Nodes::with::<K>(limits(GENEROUS), &["ann"]).await;
     let ann = author("ann");
     resume(&there, "ann").await.unwrap();
-    let join = Change::Join { user: None, metadata: None };
+    let join = joining();
     assert!(is_fenced(here.ask(ann, join).await));
     assert!(resume(&there, "ann").await.unwrap().rooms.is_empty());
     assert_eq!(there.load("late").await.positions.signal, 0);
@@ -107,7 +107,7 @@ pub(super) async fn an_ended_session_does_nothing_more<K: Kind>() {
     here.broker.end(ann.session).await.unwrap();
     here.broker.end(ann.session).await.unwrap();
     assert!(matches!(resume(&there, "ann").await, Err(ResumeError::Unknown)));
-    let join = Change::Join { user: None, metadata: None };
+    let join = joining();
     assert!(is_fenced(there.ask(ann, join).await));
     assert_eq!(names(&there.snapshot(author("bob")).await.unwrap()), ["bob"]);
     assert_eq!(there.load("late").await.positions.signal, 3);

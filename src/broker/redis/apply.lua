@@ -5,8 +5,12 @@
 -- ARGV: 1 now (microseconds), 2 channel, 3 this node, 4 a fresh epoch, 5 members at the most,
 --   6-9 signal: entries, bytes, age, window; 10-13 bulk: the same;
 --   14 ms an empty room is kept at the most
+--   15-17 epoch and offsets that the room is known to have had, or three times ''
 --   then 8 for each change: kind, peer, generation, event, bytes it counts for, x, y, z
--- Returns a list with one answer for each change; its first item says what it is:
+-- Returns nothing, and changes nothing, if the room is not in the life it is known to be in; a
+-- room that has lost what it is known to have had begins a new one. Otherwise, without any
+-- change, epoch and last offsets; and a list with one answer for each change, whose first item
+-- says what it is:
 --   F fenced, R refused (code, expected), E entry, D duplicate, S snapshot, N nothing, C checked
 --
 -- A line of a log is `offset at bytes epoch peer event`. Counts stay below 2^53.
@@ -87,7 +91,13 @@ end
 
 local change = {}
 
-function change.J(peer, event, cost, user, metadata)
+function change.J(peer, event, cost, user, metadata, seqs)
+  -- What it was told of stays so, even if it is lost here.
+  for lane, seq in seqs:gmatch('(%a)(%d+)') do
+    if tonumber(seq) > tonumber((applied(peer, lane))) then
+      redis.call('HSET', past, lane .. ':' .. peer, seq .. ' 0 ' .. epoch)
+    end
+  end
   if redis.call('HEXISTS', members, peer) == 1 then
     return snapshot(peer)
   end
@@ -192,12 +202,33 @@ local function apply(kind, peer, generation, ...)
   return change[kind](peer, ...)
 end
 
-if #ARGV < 15 then
+if ARGV[15] ~= '' then
+  local is_behind = epoch == ARGV[15]
+    and (tonumber(last('s')) < tonumber(ARGV[16]) or tonumber(last('b')) < tonumber(ARGV[17]))
+  if is_behind then
+    -- No offset is used twice.
+    redis.call('DEL', log.s, log.b)
+    redis.call('HDEL', meta, 's', 'b', 's:bytes', 'b:bytes')
+    redis.call('HSET', meta, 'epoch', ARGV[4])
+    local everybody = redis.call('HGETALL', members)
+    for i = 1, #everybody, 2 do
+      redis.call('HSET', members, everybody[i], (everybody[i + 1]:gsub('^%d+', '0')))
+    end
+  end
+  if is_behind or epoch ~= ARGV[15] then
+    return false
+  end
+end
+if #ARGV < 18 then
+  if not epoch then
+    return false
+  end
   trim('s')
   trim('b')
+  return { epoch, last('s'), last('b') }
 end
 local answers = {}
-for i = 15, #ARGV, 8 do
+for i = 18, #ARGV, 8 do
   answers[#answers + 1] = apply(unpack(ARGV, i, i + 7))
 end
 return answers

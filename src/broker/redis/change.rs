@@ -2,7 +2,7 @@
 
 use handover_protocol::room::entry::Event;
 use handover_protocol::room::{Joining, Refusal, Sent};
-use handover_protocol::wire::{Epoch, Json, LogLane, PeerId, RoomName};
+use handover_protocol::wire::{Epoch, Json, LogLane, PeerId, PerLane, RoomName};
 use redis::Value;
 
 use super::stored::{self, Fields, garbled};
@@ -27,10 +27,14 @@ pub(super) fn op_args(
     let peer = op.author.peer;
     let to_text = |to: Option<PeerId>| to.map(|to| to.to_string()).unwrap_or_default();
     let (kind, event, [x, y, z]) = match &op.change {
-        Change::Join { user, metadata } => {
+        Change::Join { user, metadata, seq } => {
             let user_text = serde_json::to_string(user).map_err(|_| garbled("a user"))?;
             let metadata = metadata.clone().unwrap_or_else(Json::empty_object);
-            let shown = [user_text, metadata.as_str().to_owned(), String::new()];
+            let seqs = match seq {
+                PerLane { signal: 0, bulk: 0 } => String::new(),
+                PerLane { signal, bulk } => format!("s{signal}b{bulk}"),
+            };
+            let shown = [user_text, metadata.as_str().to_owned(), seqs];
             ("J", Some(Event::Joined { user: user.clone(), metadata }), shown)
         }
         Change::Leave(reason) => ("L", Some(Event::Left { reason: *reason }), Default::default()),

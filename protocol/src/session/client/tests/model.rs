@@ -227,7 +227,7 @@ impl Gateway {
         let entry = match self.room.log(lane).read(wire.cursors[lane]) {
             Read::Entry(entry) => entry,
             Read::Current => return false,
-            Read::Trimmed | Read::Ahead => {
+            Read::Trimmed | Read::Ahead | Read::Over => {
                 self.reset(id, me, ResetReason::Trimmed);
                 return true;
             }

@@ -1,0 +1,278 @@
+//! Keeping step with other nodes that change the same room.
+//!
+//! What this node's copy of the log holds, it holds in the order of offsets and without holes,
+//! whichever way an entry came here: as the answer to a change, published, or read from the
+//! store's log because it was published in vain. A room that the store has lost, in whole or at
+//! its end, begins another life: its members here are members again, and start anew.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use handover_protocol::room::entry::{Entry, Event};
+use handover_protocol::room::{Refusal, Sent, Snapshot};
+use handover_protocol::session::{RoomLog, Slot};
+use handover_protocol::wire::message::{Member, Positions};
+use handover_protocol::wire::{LogLane, PeerId, PerLane};
+
+use super::{LiveRoom, Seated};
+use crate::broker::{Change, Done, Heard, RoomOp, RoomState, Unavailable};
+use crate::router::live_log::SharedLog;
+use crate::router::mailbox::Notice;
+use crate::router::seat::Seat;
+
+/// News taken in at once.
+const HEARD_MAX: usize = 256;
+
+type Results = Vec<Result<Done, Refusal>>;
+
+impl Seated {
+    pub(super) fn new(seat: Arc<Seat>, slot: Slot, snapshot: &Snapshot) -> Self {
+        let is_own = |member: &&Member| member.peer == seat.author.peer;
+        let shown = snapshot.members.iter().find(is_own);
+        let metadata = shown.map(|member| member.metadata.clone());
+        Seated { seat, slot, metadata, seq: snapshot.seq }
+    }
+
+    pub(super) fn mark(&self, lane: LogLane) {
+        self.seat.mailbox.mark(self.slot.index, lane);
+    }
+}
+
+impl LiveRoom {
+    /// What other nodes did, once there is something.
+    pub(in crate::router) fn poll_heard(&mut self, cx: &mut Context<'_>) -> Poll<Vec<Heard>> {
+        let mut heard = Vec::new();
+        while heard.len() < HEARD_MAX
+            && let Some(news) = &mut self.news
+        {
+            match news.poll_heard(cx) {
+                Poll::Ready(Some(one)) => heard.push(one),
+                // The broker is being taken down.
+                Poll::Ready(None) => self.news = None,
+                Poll::Pending => break,
+            }
+        }
+        if heard.is_empty() { Poll::Pending } else { Poll::Ready(heard) }
+    }
+
+    pub(super) async fn hear(&mut self, heard: Vec<Heard>) {
+        let Some(log) = self.log.clone() else { return };
+        for heard in heard {
+            match heard {
+                Heard::Entry(entry) => self.in_doubt |= !self.take_in(&log, entry),
+                Heard::Ephemeral(ephemeral) => self.pass_on(*ephemeral),
+                Heard::Resumed(peer, generation) => self.replaced(peer, generation),
+                Heard::Doubt => self.in_doubt = true,
+            }
+        }
+        if self.in_doubt
+            && let Err(unavailable) = self.catch_up(&log).await
+        {
+            tracing::debug!(room = %self.name, error = %unavailable, "the log is not read yet");
+        }
+        self.mark();
+    }
+
+    /// A newer connection speaks for a member, wherever it is.
+    fn replaced(&mut self, peer: PeerId, generation: u64) {
+        if self.seats.get(&peer).is_some_and(|s| s.seat.author.generation < generation)
+            && let Some(older) = self.seats.remove(&peer)
+        {
+            older.seat.replace();
+        }
+    }
+
+    /// Adds an entry if it is the next one. Says whether nothing is missing before it.
+    pub(super) fn take_in(&mut self, log: &SharedLog, entry: Arc<Entry>) -> bool {
+        if entry.epoch != log.epoch() {
+            return false;
+        }
+        let last = log.last(entry.lane);
+        if entry.offset == last + 1 {
+            self.append(log, entry);
+            return true;
+        }
+        entry.offset <= last
+    }
+
+    /// Notes what would be needed if the room's life were lost.
+    pub(super) fn remember(&mut self, entry: &Entry) {
+        let Some(seated) = self.seats.get_mut(&entry.peer) else { return };
+        match &entry.event {
+            Event::Message { seq, .. } => {
+                let highest = &mut seated.seq[entry.lane];
+                *highest = (*highest).max(*seq);
+            }
+            Event::Updated { metadata } => seated.metadata = Some(metadata.clone()),
+            Event::Joined { .. } | Event::Left { .. } | Event::Away | Event::Back => {}
+        }
+    }
+
+    /// Has changes applied, to the room's next life if this one turns out to be lost.
+    pub(super) async fn apply(&mut self, ops: Vec<RoomOp>) -> Result<Results, Unavailable> {
+        let again = if self.news.is_some() { ops.clone() } else { Vec::new() };
+        if let Some(results) = self.apply_here(ops).await? {
+            return Ok(results);
+        }
+        if self.news.is_some() {
+            self.begin_again().await?;
+            if let Some(results) = self.apply_here(again).await? {
+                return Ok(results);
+            }
+        }
+        Err(Unavailable("the room's life is lost".to_owned()))
+    }
+
+    /// `None` if the room is in another life than this node knows.
+    async fn apply_here(&mut self, ops: Vec<RoomOp>) -> Result<Option<Results>, Unavailable> {
+        let log = self.load().await?;
+        let now = self.shared.clock.now();
+        let known = Some(log.positions());
+        let results = self.shared.broker.apply(now, &self.name, known, ops).await?;
+        let Some(results) = results else { return Ok(None) };
+        let mut in_step = true;
+        let mut reached = log.positions();
+        for done in results.iter().flatten() {
+            let (entry, at) = traces(done);
+            if let Some(entry) = entry {
+                in_step &= self.take_in(&log, entry.clone());
+            }
+            if let Some(at) = at {
+                reached.signal = reached.signal.max(at.signal);
+                reached.bulk = reached.bulk.max(at.bulk);
+            }
+        }
+        // What was done elsewhere before comes first, whoever hears of it first.
+        if !in_step || !is_past(log.positions(), reached) {
+            self.catch_up(&log).await?;
+            if self.log.as_ref().is_none_or(|newest| !Arc::ptr_eq(newest, &log)) {
+                return Err(Unavailable("the room's life ended under its changes".to_owned()));
+            }
+        }
+        Ok(Some(results))
+    }
+
+    /// Reads what is missing from the store's log.
+    async fn catch_up(&mut self, log: &SharedLog) -> Result<(), Unavailable> {
+        self.in_doubt = true;
+        self.shared.metrics.log_read();
+        let known = log.positions();
+        let after = PerLane { signal: known.signal, bulk: known.bulk };
+        match self.shared.broker.read(&self.name, after).await? {
+            Some(state) if is_past(state.positions, known) => self.fill(log, state),
+            _ => {
+                // Gone, or begun anew, or set back: the last of these shows itself here.
+                let now = self.shared.clock.now();
+                if self.shared.broker.trim(now, &self.name, Some(known)).await?.is_some() {
+                    return Err(Unavailable("the room is in doubt".to_owned()));
+                }
+                self.begin_again().await?;
+            }
+        }
+        self.in_doubt = false;
+        Ok(())
+    }
+
+    fn fill(&mut self, log: &SharedLog, state: RoomState) {
+        let RoomState { positions, entries } = state;
+        for (lane, entries) in [(LogLane::Signal, entries.signal), (LogLane::Bulk, entries.bulk)] {
+            let before = entries.first().map_or(positions.on(lane).offset, |e| e.offset - 1);
+            if before > log.last(lane) {
+                // It is no longer held. Who has not read up to here learns that.
+                log.skip_to(lane, before);
+                self.marks[lane].everybody = true;
+            }
+            for entry in entries {
+                self.take_in(log, entry);
+            }
+        }
+    }
+
+    /// Retention, and a look at whether anything was missed.
+    pub(super) async fn keep_up(&mut self) -> Result<(), Unavailable> {
+        let now = self.shared.clock.now();
+        let log = self.log.clone();
+        let known = log.as_ref().map(|log| log.positions());
+        let at = self.shared.broker.trim(now, &self.name, known).await?;
+        match (log, at, known) {
+            (Some(log), Some(at), Some(known)) if self.in_doubt || !is_past(known, at) => {
+                self.catch_up(&log).await
+            }
+            (Some(_), None, _) if self.news.is_some() => self.begin_again().await,
+            _ => Ok(()),
+        }
+    }
+
+    /// The store has lost the room's life: its next one begins with the members that are here.
+    /// They read what they have of the old one, and are then sent to start again.
+    async fn begin_again(&mut self) -> Result<(), Unavailable> {
+        let Some(old) = self.log.clone() else { return Ok(()) };
+        if self.seats.is_empty() {
+            old.end();
+            self.log = None;
+            return Ok(());
+        }
+        let log = self.load_newest().await?;
+        let broker = &self.shared.broker;
+        let revived = self.seats.values().map(|seated| async {
+            match seated.seat.record() {
+                Some(record) => (seated.seat.author.peer, broker.revive(record).await),
+                None => (seated.seat.author.peer, Ok(true)),
+            }
+        });
+        for (peer, is_current) in futures_util::future::join_all(revived).await {
+            if !is_current? && let Some(older) = self.seats.remove(&peer) {
+                older.seat.replace();
+            }
+        }
+        let joins = self.seats.values().map(|Seated { seat, metadata, seq, .. }| RoomOp {
+            author: seat.author,
+            change: Change::Join { user: seat.user.clone(), metadata: metadata.clone(), seq: *seq },
+        });
+        let joins: Vec<RoomOp> = joins.collect();
+        let peers: Vec<PeerId> = joins.iter().map(|join| join.author.peer).collect();
+        let (now, known) = (self.shared.clock.now(), Some(log.positions()));
+        let joined = self.shared.broker.apply(now, &self.name, known, joins).await?;
+        let joined = joined.ok_or_else(|| Unavailable("the room is gone again".to_owned()))?;
+        for (peer, joined) in peers.into_iter().zip(joined) {
+            if let Ok(Done::Joined(_)) = joined {
+                continue;
+            }
+            if let Some(Seated { seat, .. }) = self.seats.remove(&peer) {
+                match joined {
+                    Ok(Done::Fenced) => seat.replace(),
+                    // The client comes back, and learns that it is in the room no more.
+                    _ => seat.mailbox.notify(Notice::RoomLost),
+                }
+            }
+        }
+        tracing::warn!(room = %self.name, epoch = %log.epoch(), "the room begins again: it was lost");
+        let Positions { signal, bulk, .. } = log.positions();
+        let state = self.shared.broker.read(&self.name, PerLane { signal, bulk }).await?;
+        let state = state.filter(|state| is_past(state.positions, log.positions()));
+        let state = state.ok_or_else(|| Unavailable("the room is gone again".to_owned()))?;
+        self.fill(&log, state);
+        old.end();
+        self.log = Some(log);
+        self.in_doubt = false;
+        LogLane::ALL.into_iter().for_each(|lane| self.marks[lane].everybody = true);
+        Ok(())
+    }
+}
+
+/// Whether `at` is as far as `known`, in the same life.
+fn is_past(at: Positions, known: Positions) -> bool {
+    at.epoch == known.epoch && at.signal >= known.signal && at.bulk >= known.bulk
+}
+
+/// What became of a change, as it shows in the logs: its entry, and how far they went.
+fn traces(done: &Done) -> (Option<&Arc<Entry>>, Option<Positions>) {
+    match done {
+        Done::Joined(joining) => (joining.entry.as_ref(), Some(joining.snapshot.positions)),
+        Done::Left(entry, at) => (entry.as_ref(), Some(*at)),
+        Done::Updated(entry) | Done::Sent(Sent::Appended(entry)) => (Some(entry), None),
+        Done::Marked(entry) => (entry.as_ref(), None),
+        Done::Snapshot(snapshot) => (None, Some(snapshot.positions)),
+        Done::Sent(Sent::Duplicate(_)) | Done::Passed | Done::Fenced => (None, None),
+    }
+}
