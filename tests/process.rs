@@ -49,10 +49,11 @@ impl Process {
         Self::with(tempfile::tempdir().unwrap(), &[])
     }
 
-    /// In this directory, with these flags.
+    /// In this directory, with these flags; on ports of the system's where they do not say.
     pub fn with(dir: TempDir, flags: &[&str]) -> Self {
+        let listeners = PORTS_OF_THE_SYSTEM.chunks(2).filter(|pair| !flags.contains(&pair[0]));
         let mut child = handover(dir.path(), &["serve"])
-            .args(PORTS_OF_THE_SYSTEM)
+            .args(listeners.flatten())
             .args(flags)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

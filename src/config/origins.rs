@@ -16,6 +16,54 @@ enum Listed {
     Any,
     /// As a browser writes it: lower case, no default port.
     One(String),
+    /// `https://*.example.org`: every name that ends in `.example.org`, at any depth, under the
+    /// same scheme and port; not `example.org` itself.
+    Below {
+        /// `https://`
+        scheme: String,
+        /// `.example.org`, or `.example.org:8443`.
+        ending: String,
+    },
+}
+
+impl Listed {
+    fn read(text: &str) -> Option<Self> {
+        if text == "*" {
+            return Some(Listed::Any);
+        }
+        let Some((scheme, domain)) = text.split_once("://*.") else {
+            return normal(text).map(Listed::One);
+        };
+        // What is behind the star has to be a name by itself; numbers have no names below them.
+        let whole = normal(&format!("{scheme}://{domain}"))?;
+        let (scheme, domain) = whole.split_at(scheme.len() + "://".len());
+        let is_name = !is_address(host(domain)) && !host(domain).split('.').any(str::is_empty);
+        let (scheme, ending) = (scheme.to_owned(), format!(".{domain}"));
+        is_name.then_some(Listed::Below { scheme, ending })
+    }
+
+    /// Whether it names this origin, which is in its normal form.
+    fn has(&self, origin: Option<&str>) -> bool {
+        match (self, origin) {
+            (Listed::Any, _) => true,
+            (_, None) => false,
+            (Listed::One(one), Some(origin)) => one == origin,
+            (Listed::Below { scheme, ending }, Some(origin)) => {
+                let name = origin.strip_prefix(&**scheme).and_then(|o| o.strip_suffix(&**ending));
+                name.is_some_and(|name| name.split('.').all(|label| !label.is_empty()))
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Listed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Listed::Any => f.write_str("*"),
+            Listed::One(origin) => f.write_str(origin),
+            Listed::Below { scheme, ending } => write!(f, "{scheme}*{ending}"),
+        }
+    }
 }
 
 /// What is known of a connection before it exists.
@@ -40,11 +88,7 @@ impl Origins {
     pub fn allow(&self, caller: Caller<'_>) -> bool {
         let Some(origin) = caller.origin else { return true };
         let origin = normal(origin);
-        let listed = self.listed.iter().any(|listed| match listed {
-            Listed::Any => true,
-            Listed::One(one) => Some(one) == origin.as_ref(),
-        });
-        if listed {
+        if self.listed.iter().any(|listed| listed.has(origin.as_deref())) {
             return true;
         }
         let Some(origin) = origin else { return false };
@@ -96,6 +140,7 @@ fn normal(text: &str) -> Option<String> {
     };
     let unbracketed = name.trim_start_matches('[').trim_end_matches(']');
     if scheme.is_empty()
+        || !scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
         || unbracketed.is_empty()
         || !name.chars().all(well_formed)
         || (unbracketed.contains(':') && !is_address(name))
@@ -110,21 +155,17 @@ fn normal(text: &str) -> Option<String> {
 
 impl Value for Origins {
     fn read(raw: Raw<'_>) -> Result<Self, Expected> {
-        let one = |text: String| match text.as_str() {
-            "*" => Some(Listed::Any),
-            other => normal(other).map(Listed::One),
-        };
         texts(raw)
-            .and_then(|texts| texts.into_iter().map(one).collect())
+            .and_then(|texts| texts.iter().map(|text| Listed::read(text)).collect())
             .map(|listed| Origins { listed })
-            .ok_or_else(|| "origins such as https://app.example.org, null, or *".into())
+            .ok_or_else(|| {
+                "origins such as https://app.example.org or https://*.example.org, null, or *"
+                    .into()
+            })
     }
 
     fn to_toml(&self) -> Option<String> {
-        Some(quoted_list(self.listed.iter().map(|listed| match listed {
-            Listed::Any => "*".to_owned(),
-            Listed::One(origin) => origin.clone(),
-        })))
+        Some(quoted_list(self.listed.iter().map(Listed::to_string)))
     }
 }
 
@@ -213,8 +254,61 @@ mod tests {
     }
 
     #[test]
+    fn a_star_is_for_every_name_below_and_for_nothing_else() {
+        let listed = origins("https://*.Example.org, http://*.dev.example:3000").unwrap();
+        assert_eq!(
+            listed.to_toml().unwrap(),
+            "[\"https://*.example.org\", \"http://*.dev.example:3000\"]"
+        );
+        let from = |origin| (origin, "gw.example", "203.0.113.7", true);
+        for yes in [
+            "https://app.example.org",
+            "https://APP.example.org:443",
+            "https://a.b.example.org",
+            "http://x.dev.example:3000",
+        ] {
+            assert!(allowed(&listed, from(yes)), "{yes}");
+        }
+        for no in [
+            "https://example.org",
+            "https://.example.org",
+            "https://a..example.org",
+            "https://evil-example.org",
+            "https://app.example.org.evil.example",
+            "https://app.example.org:8443",
+            "http://app.example.org",
+            "https://app.example.org.",
+            "https://app.example.org/",
+            "https://user@app.example.org",
+            "https://evil.example/.example.org",
+            "https://evil.example?.example.org",
+            "https://evil.example#.example.org",
+            "https://x.dev.example:3000",
+            "http://x.dev.example",
+            "http://x.dev.example:30000",
+            "null",
+        ] {
+            assert!(!allowed(&listed, from(no)), "{no}");
+        }
+    }
+
+    #[test]
     fn what_is_no_origin_is_refused() {
-        for bad in ["", "example.org", "https://", "https://a/b", "https://*.a", "https://a:x"] {
+        for bad in ["", "example.org", "https://", "https://a/b", "https://a:x"] {
+            assert_eq!(origins(bad), None, "{bad}");
+        }
+        for bad in [
+            "https://*",
+            "https://*.",
+            "https://*example.org",
+            "https://a.*.example.org",
+            "https://*.*.example.org",
+            "https://*..example.org",
+            "https://*.127.0.0.1",
+            "https://*.[::1]",
+            "*.example.org",
+            "*://*.example.org",
+        ] {
             assert_eq!(origins(bad), None, "{bad}");
         }
     }

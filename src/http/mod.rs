@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use handover_protocol::wire::Codec;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -107,7 +107,7 @@ impl ServeTcp for Site {
         let via = Via { address: remote.ip(), encrypted };
         let upgrading = Mutex::new(Upgrading { entered: Some(entered), agreed: None });
         let service = service_fn(|request| {
-            let response = answer(request, via, self, &upgrading);
+            let response = hardened(answer(request, via, self, &upgrading));
             async move { Ok::<_, Infallible>(response) }
         });
         let crowded = self.gate.is_tcp_crowded();
@@ -147,7 +147,8 @@ fn answer(
     let readable = [Method::GET, Method::HEAD].contains(request.method());
     if !readable || (path == "/v1/ws" && request.method() != Method::GET) {
         let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
-        refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        let allowed = if path == "/v1/ws" { "GET" } else { "GET, HEAD" };
+        refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
         return refusal;
     }
     match path {
@@ -159,8 +160,10 @@ fn answer(
             Some(identity) => {
                 // Pages served from elsewhere on this machine need it too, and it is public.
                 let mut response = json(StatusCode::OK, &identity);
+                let headers = response.headers_mut();
                 let anyone = HeaderValue::from_static("*");
-                response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, anyone);
+                headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, anyone);
+                headers.insert(RESOURCE_POLICY, HeaderValue::from_static("cross-origin"));
                 response
             }
             None => text(StatusCode::NOT_FOUND, "the certificate is not self-made\n"),
@@ -192,10 +195,9 @@ fn open_websocket(
     site: &Site,
     upgrading: &mut Upgrading,
 ) -> Answer {
-    let text_of = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
     let visitor = Visitor {
-        origin: text_of(header::ORIGIN),
-        authority: text_of(header::HOST),
+        origin: only(request.headers(), header::ORIGIN),
+        authority: only(request.headers(), header::HOST),
         address: via.address,
         encrypted: via.encrypted,
     };
@@ -244,6 +246,14 @@ fn open_websocket(
     response
 }
 
+/// The value of a header that may come once. What cannot be read, or is said twice, is there and
+/// says nothing anybody could trust.
+fn only(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    let mut values = headers.get_all(name).into_iter();
+    let first = values.next()?;
+    Some(first.to_str().ok().filter(|_| values.next().is_none()).unwrap_or_default())
+}
+
 #[derive(Serialize)]
 struct Health {
     status: &'static str,
@@ -255,18 +265,38 @@ const PAGE_POLICY: &str = "default-src 'self'; \
     img-src 'self' data: blob:; media-src 'self' blob: mediastream:; \
     object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-const PAGE_HEADERS: [(HeaderName, &str); 4] = [
-    (header::CONTENT_SECURITY_POLICY, PAGE_POLICY),
-    (header::REFERRER_POLICY, "no-referrer"),
+/// On every answer that does not say otherwise itself. There is no HSTS among them: it would bind
+/// every port of the host, which is its operator's to decide.
+const EVERYWHERE: [(HeaderName, &str); 8] = [
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
     (header::X_FRAME_OPTIONS, "DENY"),
-    (header::CACHE_CONTROL, "no-cache"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    (RESOURCE_POLICY, "same-origin"),
+    // A call needs these two; nothing else of the device is asked for.
+    (
+        HeaderName::from_static("permissions-policy"),
+        "camera=(self), microphone=(self), display-capture=(), geolocation=(), accelerometer=(), \
+         gyroscope=(), magnetometer=(), hid=(), midi=(), payment=(), serial=(), usb=()",
+    ),
+    (header::CACHE_CONTROL, "no-store"),
 ];
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
+fn hardened(mut response: Answer) -> Answer {
+    for (name, value) in EVERYWHERE {
+        let value = HeaderValue::from_static(value);
+        response.headers_mut().entry(name).or_insert(value);
+    }
+    response
+}
 
 fn page_answer(page: pages::Page) -> Answer {
     let mut response = body(StatusCode::OK, page.media_type, Bytes::from_static(page.content));
-    for (name, value) in PAGE_HEADERS {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
 }
 
@@ -274,9 +304,7 @@ fn json<T: Serialize>(status: StatusCode, value: &T) -> Answer {
     // These are our own plain structs; should one ever fail, an empty body says less than a
     // panic breaks.
     let content = serde_json::to_vec(value).unwrap_or_default();
-    let mut response = body(status, "application/json", content.into());
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+    body(status, "application/json", content.into())
 }
 
 fn text(status: StatusCode, content: &'static str) -> Answer {
@@ -288,6 +316,5 @@ fn body(status: StatusCode, media_type: &'static str, content: Bytes) -> Answer 
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }

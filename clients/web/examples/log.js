@@ -23,7 +23,8 @@ export class Log {
     const line = direction === 'note' ? { what: text, detail: '', lane: null } : this.describe(text, lane ?? '');
     const isNoise = lane === 'ephemeral' || line.what === 'ping' || line.what === 'pong' || line.what === 'ephemeral' || line.what === 'quality';
     if (isNoise && !this.all.checked) return;
-    const row = make('li', { className: `row ${direction === 'note' ? 'remark' : direction}`, title: text.length > 2_000 ? `${text.slice(0, 2_000)} …` : text }, [
+    const shown = direction === 'note' ? text : withoutSecrets(text);
+    const row = make('li', { className: `row ${direction === 'note' ? 'remark' : direction}`, title: shown.length > 2_000 ? `${shown.slice(0, 2_000)} …` : shown }, [
       make('time', { text: clock() }),
       make('span', { className: 'arrow', text: { in: '←', out: '→', note: '·' }[direction] }),
       make('span', { className: 'what', text: line.what }),
@@ -51,6 +52,24 @@ export class Log {
     return { what: String(message.type), detail: detailOf(message, text.length, this.nameOf).join(' '), lane: own };
   }
 }
+
+/**
+ * A screen is shared, photographed and copied from: what lets somebody in stays out of it.
+ * @param {string} text
+ */
+function withoutSecrets(text) {
+  try {
+    const message = JSON.parse(text);
+    if (!SECRETIVE.has(message.type)) return text;
+    return JSON.stringify(message, (key, value) => (SECRETS.has(key) && value != null ? '•••' : value));
+  } catch {
+    return text.slice(0, 80);
+  }
+}
+
+/** The messages that carry secrets, and their names there. Bodies are none of our business. */
+const SECRETIVE = new Set(['hello', 'welcome', 'refresh', 'ice']);
+const SECRETS = new Set(['token', 'secret', 'credential']);
 
 function clock() {
   return new Date().toLocaleTimeString([], { hour12: false, hour: '2-digit', minute: '2-digit', second: '2-digit' });

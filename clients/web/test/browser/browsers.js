@@ -36,10 +36,10 @@ export function launchFirefox() {
  * Opens the call page and joins.
  * @param {Browser} browser
  * @param {string} url
- * @param {{name: string, room: string, transport?: string, width?: number, height?: number, losable?: boolean}} who
+ * @param {{name: string, room: string, transport?: string, width?: number, height?: number, losable?: boolean, token?: string}} who
  *   `losable`: {@link CallPage.loseNetwork} will be called
  */
-export async function openCall(browser, url, { name, room, transport = 'auto', width = 1280, height = 800, losable = false }) {
+export async function openCall(browser, url, { name, room, transport = 'auto', width = 1280, height = 800, losable = false, token = undefined }) {
   const page = await browser.newPage();
   await page.setViewport({ width, height });
   const errors = watchErrors(page);
@@ -47,7 +47,8 @@ export async function openCall(browser, url, { name, room, transport = 'auto', w
   // What its media go through is decided when their sockets are made.
   if (cdp) await emulate(cdp, false);
   const query = new URLSearchParams({ name, transport, fake: '1' });
-  await page.goto(`${url}/?${query}#room=${encodeURIComponent(room)}`);
+  const hash = new URLSearchParams({ room, ...(token === undefined ? {} : { token }) });
+  await page.goto(`${url}/?${query}#${hash}`);
   // What the page says stays for a few seconds only, and a test may look later than that.
   await page.evaluate(() => {
     const banner = /** @type {HTMLElement} */ (document.getElementById('banner'));

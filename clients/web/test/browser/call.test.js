@@ -80,6 +80,25 @@ test('the plug is pulled: what is typed meanwhile arrives once, the gap is shown
   await ada.shot('back');
 });
 
+test('the protocol log shows neither token nor secret', async () => {
+  const token = 'a-token-of-nobody';
+  const guest = await openCall(browser, gateway.url, { name: 'Guest', room: 'call', token });
+  await guest.press('#plug');
+  await guest.until(() => [...document.querySelectorAll('#log li')].filter((row) => row.querySelector('.what')?.textContent === 'welcome').length === 2);
+  const shown = await guest.page.evaluate(() => [...document.querySelectorAll('#log li')].map((row) => ({
+    what: row.querySelector('.what')?.textContent, text: `${row.getAttribute('title')} ${row.textContent}`,
+  })));
+  const of = (/** @type {string} */ what) => shown.filter((row) => row.what === what).map((row) => row.text);
+  assert.ok(of('hello').length >= 2);
+  for (const text of of('hello')) assert.match(text, /"token":"•••"/);
+  for (const text of [...of('welcome'), ...of('hello').slice(1)]) assert.match(text, /"secret":"•••"/);
+  const everything = shown.map((row) => row.text).join('\n');
+  assert.ok(!everything.includes(token) && !/"secret":"[^•]/.test(everything), everything);
+  await guest.press('#leave');
+  await guest.page.close();
+  await ada.until(() => document.querySelectorAll('#people li').length === 2);
+});
+
 test('without a wish it is WebTransport, and on a phone nothing is cut off', async () => {
   const phone = await openCall(browser, gateway.url, { name: 'Phone', room: 'call', width: 360, height: 740 });
   assert.equal((await phone.status()).transport, 'webtransport');
