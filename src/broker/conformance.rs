@@ -15,10 +15,10 @@ use handover_protocol::room::{Joining, Refusal, RoomLimits, Sent, Snapshot};
 use handover_protocol::session::grant::Admission;
 use handover_protocol::time::Time;
 use handover_protocol::wire::message::{LeaveReason, Send as SendMessage};
-use handover_protocol::wire::{Epoch, Json, LogLane, PeerId, PerLane, RoomName, SessionId};
+use handover_protocol::wire::{Epoch, Json, LogLane, PeerId, PerLane, RoomName, Secret, SessionId};
 
 use super::memory::MemoryBroker;
-use super::{Author, Broker, Change, Done, RoomOp, RoomState, SessionRecord};
+use super::{Author, Broker, Change, Done, RoomOp, RoomState, SecretHash, SessionRecord};
 
 /// A broker as two nodes see it.
 struct Nodes {
@@ -122,10 +122,8 @@ fn author(name: &str) -> Author {
     Author { session, peer: PeerId::parse(name).unwrap(), generation: 1 }
 }
 
-fn secret(name: &str) -> [u8; 32] {
-    let mut hash = [0xf0; 32];
-    hash[..name.len()].copy_from_slice(name.as_bytes());
-    hash
+fn secret(name: &str) -> SecretHash {
+    SecretHash::of(&Secret::new(name.to_owned()))
 }
 
 fn record(name: &str) -> SessionRecord {

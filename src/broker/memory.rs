@@ -11,11 +11,10 @@ use handover_protocol::session::grant::Admission;
 use handover_protocol::time::Time;
 use handover_protocol::wire::message::Positions;
 use handover_protocol::wire::{Epoch, ErrorCode, LogLane, PerLane, RoomName, SessionId};
-use subtle::ConstantTimeEq;
 
 use super::{
-    AtHand, Author, Broker, Change, Done, ResumeError, RoomOp, RoomState, SessionRecord,
-    Unavailable,
+    AtHand, Author, Broker, Change, Done, ResumeError, RoomOp, RoomState, SecretHash,
+    SessionRecord, Unavailable,
 };
 
 /// Rooms and sessions of one process.
@@ -74,13 +73,13 @@ impl Broker for MemoryBroker {
     async fn resume(
         &self,
         session: SessionId,
-        secret_hash: [u8; 32],
+        secret_hash: SecretHash,
         presented: Option<Admission>,
         unix_now: u64,
     ) -> Result<SessionRecord, ResumeError> {
         let mut state = self.state();
         let session = state.sessions.get_mut(&session).ok_or(ResumeError::Unknown)?;
-        let secret_fits = bool::from(session.record.secret_hash.ct_eq(&secret_hash));
+        let secret_fits = session.record.secret_hash.fits(&secret_hash);
         if session.retired || !secret_fits {
             return Err(ResumeError::Unknown);
         }

@@ -16,6 +16,7 @@
 mod conformance;
 pub mod memory;
 pub mod redis;
+mod secret;
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,6 +32,8 @@ use handover_protocol::time::Time;
 use handover_protocol::wire::message::{LeaveReason, Positions, Send as SendMessage};
 use handover_protocol::wire::{Epoch, Json, PeerId, PerLane, RoomName, SessionId, UserId};
 use tokio::sync::mpsc;
+
+pub use secret::SecretHash;
 
 /// See [`Broker::keep`].
 pub const KEEP_EVERY: Duration = Duration::from_secs(20);
@@ -50,8 +53,8 @@ pub struct SessionRecord {
     pub peer: PeerId,
     /// Whose it is, what it may do and until when.
     pub admission: Admission,
-    /// SHA-256 of its secret.
-    pub secret_hash: [u8; 32],
+    /// Of its secret, which is not kept.
+    pub secret_hash: SecretHash,
     /// Raised by each resume; older ones are fenced out.
     pub generation: u64,
     /// The rooms it is a member of.
@@ -201,7 +204,7 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     async fn resume(
         &self,
         session: SessionId,
-        secret_hash: [u8; 32],
+        secret_hash: SecretHash,
         presented: Option<Admission>,
         unix_now: u64,
     ) -> Result<SessionRecord, ResumeError>;

@@ -39,12 +39,12 @@ use handover_protocol::wire::{Epoch, ErrorCode, LogLane, PeerId, PerLane, RoomNa
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, FromRedisValue, Script, Value};
 use ring::rand::{SecureRandom, SystemRandom};
-use subtle::ConstantTimeEq;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Author, Broker, Change, Done, News, ResumeError, RoomOp, RoomState, SessionRecord, Unavailable,
+    Author, Broker, Change, Done, News, ResumeError, RoomOp, RoomState, SecretHash, SessionRecord,
+    Unavailable,
 };
 use crate::clock::Clock;
 use change::{Recorded, done, op_args};
@@ -295,13 +295,12 @@ impl RedisBroker {
             return Ok(None);
         }
         let read = || {
-            let secret = URL_SAFE_NO_PAD.decode(fields.get("secret")?).ok()?;
             let rooms = rooms.iter().map(|room| RoomName::parse(room).ok());
             let record = SessionRecord {
                 session,
                 peer: PeerId::parse(fields.get("peer")?).ok()?,
                 admission: serde_json::from_str(fields.get("admission")?).ok()?,
-                secret_hash: secret.try_into().ok()?,
+                secret_hash: SecretHash::from_text(fields.get("secret")?)?,
                 generation: fields.get("generation")?.parse().ok()?,
                 rooms: rooms.collect::<Option<Vec<_>>>()?,
             };
@@ -341,7 +340,7 @@ impl Broker for RedisBroker {
         let fields = [
             ("peer", record.peer.to_string()),
             ("admission", admission_text(&record.admission)?),
-            ("secret", URL_SAFE_NO_PAD.encode(record.secret_hash)),
+            ("secret", record.secret_hash.to_text()),
             ("generation", record.generation.to_string()),
         ];
         let kept = i64::try_from(self.session_kept.as_millis()).unwrap_or(i64::MAX);
@@ -354,7 +353,7 @@ impl Broker for RedisBroker {
     async fn resume(
         &self,
         session: SessionId,
-        secret_hash: [u8; 32],
+        secret_hash: SecretHash,
         presented: Option<Admission>,
         unix_now: u64,
     ) -> Result<SessionRecord, ResumeError> {
@@ -363,7 +362,7 @@ impl Broker for RedisBroker {
             let Some(Kept { mut record, retired }) = self.record(session).await? else {
                 return Err(ResumeError::Unknown);
             };
-            if retired || !bool::from(record.secret_hash.ct_eq(&secret_hash)) {
+            if retired || !record.secret_hash.fits(&secret_hash) {
                 return Err(ResumeError::Unknown);
             }
             let succeeded = record.admission.succeed(presented.clone(), unix_now);
@@ -409,7 +408,7 @@ impl Broker for RedisBroker {
             millis(self.session_kept).to_string(),
             peer.to_string(),
             admission_text(&admission)?,
-            URL_SAFE_NO_PAD.encode(secret_hash),
+            secret_hash.to_text(),
         ];
         let alive: u64 = self.run(&self.scripts.session, &session_keys(session), &args).await?;
         Ok(alive == 1)

@@ -118,6 +118,13 @@ pub struct Auth {
     pub leeway: Duration,
 }
 
+impl Default for Auth {
+    /// The defaults of the settings, and no keys, so that nobody's token is taken.
+    fn default() -> Self {
+        auth_settings(&merge([]))
+    }
+}
+
 /// What is logged and how.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Log {
@@ -283,7 +290,11 @@ fn auth(settings: &Settings) -> Option<Auth> {
     let has_keys = settings.auth_secret_file.value.is_some()
         || settings.auth_key_file.value.is_some()
         || settings.auth_jwks.value.is_some();
-    has_keys.then(|| Auth {
+    has_keys.then(|| auth_settings(settings))
+}
+
+fn auth_settings(settings: &Settings) -> Auth {
+    Auth {
         secret_file: settings.auth_secret_file.value.clone(),
         key_file: settings.auth_key_file.value.clone(),
         jwks: settings.auth_jwks.value.clone(),
@@ -293,7 +304,7 @@ fn auth(settings: &Settings) -> Option<Auth> {
         issuers: settings.auth_issuer.value.0.clone(),
         audiences: settings.auth_audience.value.0.clone(),
         leeway: Duration::from_secs(settings.auth_leeway_s.value.0),
-    })
+    }
 }
 
 /// What no setting can know of itself.

@@ -3,7 +3,6 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use handover_protocol::wire::{Epoch, PeerId, Secret, SessionId};
-use ring::digest;
 use ring::rand::{SecureRandom, SystemRandom};
 
 /// The system's source of randomness.
@@ -57,12 +56,4 @@ impl Identifiers {
         self.random.fill(&mut bytes).map_err(|_| NoRandomness)?;
         Ok(URL_SAFE_NO_PAD.encode(bytes))
     }
-}
-
-/// What is stored of a secret.
-pub fn hash(secret: &Secret) -> [u8; 32] {
-    let digest = digest::digest(&digest::SHA256, secret.expose().as_bytes());
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest.as_ref());
-    hash
 }

@@ -28,7 +28,9 @@ use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::{Author, Broker, KEEP_EVERY, ResumeError, SessionRecord, Unavailable};
+use crate::broker::{
+    Author, Broker, KEEP_EVERY, ResumeError, SecretHash, SessionRecord, Unavailable,
+};
 use crate::clock::Clock;
 use crate::telemetry::Metrics;
 use handle::{Attach, Attached, Command, RoomHandle};
@@ -209,7 +211,7 @@ impl Router {
             session,
             peer,
             admission,
-            secret_hash: identifiers::hash(&secret),
+            secret_hash: SecretHash::of(&secret),
             generation,
             rooms: Vec::new(),
         };
@@ -232,7 +234,7 @@ impl Router {
         mailbox: Arc<Mailbox>,
     ) -> Result<SeatedSession, Refusal> {
         let Resume { session, secret, .. } = resume;
-        let hash = identifiers::hash(&secret);
+        let hash = SecretHash::of(&secret);
         let unix_now = self.0.clock.unix_now().as_secs();
         let resumed = self.0.broker.resume(session, hash, presented, unix_now).await;
         let record = resumed.map_err(|error| match error {

@@ -7,7 +7,7 @@ use handover_protocol::session::grant::Admission;
 use handover_protocol::wire::UserId;
 
 use super::mailbox::{Mailbox, Notice};
-use crate::broker::{Author, SessionRecord};
+use crate::broker::{Author, SecretHash, SessionRecord};
 
 /// One connection of one session, under one generation.
 #[derive(Debug)]
@@ -27,14 +27,14 @@ pub struct Seat {
 /// See [`Seat::kept`].
 #[derive(Debug)]
 pub struct Kept {
-    secret_hash: [u8; 32],
+    secret_hash: SecretHash,
     /// Held for a copy at a time.
     admission: Mutex<Admission>,
 }
 
 impl Kept {
     /// What a record says.
-    pub fn new(secret_hash: [u8; 32], admission: Admission) -> Self {
+    pub fn new(secret_hash: SecretHash, admission: Admission) -> Self {
         Kept { secret_hash, admission: Mutex::new(admission) }
     }
 

@@ -46,7 +46,7 @@ impl Broker for Faulty {
     async fn resume(
         &self,
         session: SessionId,
-        hash: [u8; 32],
+        hash: SecretHash,
         presented: Option<Admission>,
         unix_now: u64,
     ) -> Result<SessionRecord, ResumeError> {

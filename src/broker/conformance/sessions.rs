@@ -24,7 +24,7 @@ pub(super) async fn a_session_is_resumed_by_its_secret_alone<K: Kind>() {
     here.join(ann).await.unwrap();
     let record = resume(&there, "ann").await.unwrap();
     assert_eq!((record.session, record.peer, record.generation), (ann.session, ann.peer, 2));
-    assert_eq!(record.secret_hash, secret("ann"));
+    assert!(record.secret_hash.fits(&secret("ann")));
     assert_eq!(resume(&here, "ann").await.unwrap().generation, 3);
 }
 

@@ -31,14 +31,8 @@ impl Guarded {
         let served = Served::with(|config| {
             config.auth = Some(Auth {
                 secret_file: Some(secret.clone()),
-                key_file: None,
-                jwks: None,
-                jwks_ca: None,
-                jwks_refresh: Duration::from_secs(600),
-                jwks_pause: Duration::from_secs(10),
-                issuers: Vec::new(),
-                audiences: Vec::new(),
                 leeway: Duration::ZERO,
+                ..Auth::default()
             });
         })
         .await;
