@@ -46,6 +46,7 @@ pub struct Gateway {
     /// Where plain HTTP listens.
     http: Vec<SocketAddr>,
     tls: Arc<Tls>,
+    authority: Option<Arc<Authority>>,
     router: Router,
     endpoints: Vec<Endpoint>,
     ready: Ready,
@@ -140,7 +141,7 @@ impl Gateway {
             },
             hello_timeout: config.hello_timeout,
             pace: config.pace,
-            authority,
+            authority: authority.clone(),
             router: router.clone(),
             clock,
             metrics: metrics.clone(),
@@ -206,6 +207,7 @@ impl Gateway {
             listening,
             http: plain,
             tls,
+            authority,
             router,
             endpoints,
             ready,
@@ -244,10 +246,13 @@ impl Gateway {
         }
     }
 
-    /// Has the certificate's files looked at now. A new one is shown to new connections; those
+    /// Has the files of keys and of the certificate looked at now. A new certificate is shown to new connections; those
     /// that are there go on.
     pub fn reload(&self) {
         self.tls.reload();
+        if let Some(authority) = &self.authority {
+            authority.reload();
+        }
     }
 
     /// Lets nobody in any more, asks everybody to go, waits for that, then cuts who is left

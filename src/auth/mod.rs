@@ -47,6 +47,8 @@ pub struct Authority {
     keys: RwLock<Arc<KeySet>>,
     /// Somebody holds a token whose key is not known.
     wanted: Notify,
+    /// Somebody asked to read the files now.
+    asked: Notify,
     /// When the last fetch ended.
     fetched: watch::Sender<Option<Time>>,
 }
@@ -87,6 +89,7 @@ impl Authority {
             fetcher,
             keys: RwLock::new(Arc::new(KeySet::of(files))),
             wanted: Notify::new(),
+            asked: Notify::new(),
             fetched: watch::Sender::new(None),
         })
     }
@@ -137,6 +140,11 @@ impl Authority {
         // One that never ends has an end of its own.
         let ended = tokio::time::timeout(FETCH_TIMEOUT * 2, fetched.changed()).await;
         matches!(ended, Ok(Ok(())))
+    }
+
+    /// Has the files read now rather than when they next would be.
+    pub fn reload(&self) {
+        self.asked.notify_one();
     }
 
     /// Looks after the keys until `stop`: files that change are read again, the JWKS is fetched
@@ -192,6 +200,7 @@ impl Authority {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(due.since(self.clock.now())) => {}
+                () = self.asked.notified() => files_due = self.clock.now(),
                 () = self.wanted.notified() => {
                     let now = self.clock.now();
                     let rested = (*self.fetched.borrow()).map(|last| last + self.auth.jwks_pause);

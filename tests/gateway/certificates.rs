@@ -120,7 +120,7 @@ async fn a_chain_of_any_key_is_trusted_by_who_trusts_its_root() {
 }
 
 /// A `ClientHello` that offers nothing newer than this version, in a record.
-fn client_hello(version: u8) -> Vec<u8> {
+pub fn client_hello(version: u8) -> Vec<u8> {
     let with_length = |bytes: &[u8]| [&(bytes.len() as u16).to_be_bytes(), bytes].concat();
     let extension =
         |kind: u8, content: &[u8]| [&[0, kind], &*with_length(&with_length(content))].concat();

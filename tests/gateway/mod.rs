@@ -1,6 +1,7 @@
 //! The gateway in this process, met over real sockets by clients without any cleverness.
 
 mod amplification;
+mod bounds;
 mod certificates;
 mod cluster;
 mod downgrade;

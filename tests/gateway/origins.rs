@@ -63,7 +63,8 @@ async fn webtransport(to: SocketAddr, authority: &str, origin: Option<&'static s
     }
 }
 
-async fn answers(served: &Served, authority: &str, origin: Option<&'static str>) -> [u16; 3] {
+/// What WebTransport, WebSocket by TLS and plain WebSocket answer.
+pub async fn answers(served: &Served, authority: &str, origin: Option<&'static str>) -> [u16; 3] {
     [
         webtransport(served.secure(), authority, origin).await,
         websocket(served.secure(), authority, true, origin).await,

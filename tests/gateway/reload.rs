@@ -1,9 +1,10 @@
-//! Certificates that change under a running gateway: those who are there notice nothing.
+//! Certificates and keys that change under a running gateway: those who are there notice nothing.
 
 use rustls::pki_types::CertificateDer;
 
 use super::certificates::{provide, put, shown_on_quic, shown_on_tcp};
-use super::setup::Member;
+use super::entering::{claims, enters, hello};
+use super::setup::{Member, soon};
 use crate::process::Process;
 use crate::tokens::forge::Signer;
 
@@ -113,4 +114,26 @@ async fn the_end_of_a_certificate_is_announced() {
     gateway.logged("new certificate hash", 1);
     assert!((in_days(89)..=in_days(90)).contains(&end()));
     assert_eq!(gateway.logged("ends soon", 1).len(), 1);
+}
+
+#[tokio::test]
+async fn on_sighup_keys_in_files_are_read_again() {
+    let (old, new) = (Signer::ecdsa(), Signer::ecdsa());
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keys.pem");
+    put(&path, &old.public_pem());
+    let gateway = Process::with(dir, &["--auth-key-file", "keys.pem"]);
+    let mut inside = Member::over_webtransport(gateway.secure()).await;
+    enters(&mut inside, &old.sign(None, &claims("ann"))).await;
+
+    put(&path, &new.public_pem());
+    gateway.signal("HUP");
+    let answer = async |signer: &Signer| {
+        let mut member = Member::over_websocket(gateway.plain()).await;
+        hello(&mut member, Some(&signer.sign(None, &claims("ann")))).await;
+        member.next("signal").await.unwrap()["type"].clone()
+    };
+    soon(async { while answer(&new).await != "welcome" {} }).await;
+    assert_eq!(answer(&old).await, "error");
+    inside.answers().await;
 }

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::json;
 
 use super::entering::{claims, enters, hello, secret_file};
-use super::setup::Member;
+use super::setup::{Member, Served};
 use crate::tokens::forge::{SECRET, Signer};
 
 /// What somebody who reads the log must not find.
@@ -86,5 +86,28 @@ async fn nothing_secret_is_in_a_debug_log() {
     assert!(logged.contains("session opened"), "it is a debug log: {logged}");
     for secret in secrets {
         assert!(!secret.is_empty() && !logged.contains(&secret), "{secret} was logged");
+    }
+}
+
+#[tokio::test]
+async fn secrets_and_names_are_long_and_have_nothing_in_common() {
+    let served = Served::start().await;
+    // What is random, in bytes: a secret has 256 bits, a name 96.
+    let mut seen = std::collections::BTreeSet::new();
+    for n in 0..40 {
+        let member = match n % 2 {
+            0 => served.websocket().await,
+            _ => served.webtransport().await,
+        };
+        for (field, bytes) in [("secret", 32), ("session", 12), ("peer", 12)] {
+            let text = member.welcome[field].as_str().unwrap();
+            let random = URL_SAFE_NO_PAD.decode(text).unwrap();
+            assert_eq!(random.len(), bytes, "{field}");
+            // Neither counted up, nor one made from another: any six bytes are new.
+            assert!(
+                random.chunks_exact(6).all(|part| seen.insert(part.to_vec())),
+                "{field} {text}"
+            );
+        }
     }
 }
