@@ -81,6 +81,9 @@ pub struct SettingArgs {
     /// Let anybody in from beyond this machine, without a token.
     #[arg(long)]
     pub allow_anonymous: bool,
+    /// Which node this is to a load balancer that routes by connection id (hexadecimal).
+    #[arg(long, value_name = "HEX")]
+    pub quic_server_id: Option<String>,
     /// File with the secret that tokens are signed with (HS256); everybody needs a token then.
     #[arg(long, value_name = "FILE")]
     pub auth_secret_file: Option<String>,
@@ -143,6 +146,7 @@ impl SettingArgs {
             ("--cert", "cert", &self.cert),
             ("--key", "key", &self.key),
             ("--certs-dir", "certs_dir", &self.certs_dir),
+            ("--quic-server-id", "quic.server_id", &self.quic_server_id),
             ("--auth-secret-file", "auth.secret_file", &self.auth_secret_file),
             ("--auth-key-file", "auth.key_file", &self.auth_key_file),
             ("--auth-jwks", "auth.jwks", &self.auth_jwks),
@@ -202,6 +206,7 @@ mod tests {
             "--key=k.pem",
             "--log=debug",
             "--log-format=json",
+            "--quic-server-id=0a",
             "--set=limits.rooms=5",
         ];
         let config = load(&flags, &[]).unwrap().config;
@@ -213,6 +218,7 @@ mod tests {
         assert_eq!(config.identity, files);
         assert_eq!((config.log.filter.as_str(), config.log.format), ("debug", LogFormat::Json));
         assert_eq!(config.limits.rooms, 5);
+        assert_eq!(config.server_id.unwrap().bytes, [0x0a]);
 
         let flags = [
             "--auth-secret-file=s",

@@ -36,7 +36,7 @@ use crate::transport::accept::{
     Acceptor, Admitted, Attach, Gate, GateLimits, Refused, TcpTls, accept_quic, accept_tcp,
     bind_tcp,
 };
-use crate::transport::webtransport::{BoundUdp, bind_udp, endpoint, server_config};
+use crate::transport::webtransport::{BoundUdp, ServerIds, bind_udp, endpoint, server_config};
 use crate::transport::{self, Kind, Transport};
 
 /// A running gateway.
@@ -88,6 +88,11 @@ impl Gateway {
             message_bytes: config.limits.message_bytes as usize,
         };
         let quic = server_config(&tls.quic(), settings)
+            .map_err(|error| StartError::Quic(error.to_string()))?;
+        let connection_ids = config
+            .server_id
+            .map(|id| ServerIds::new(id.config_rotation, &id.bytes, id.nonce_bytes))
+            .transpose()
             .map_err(|error| StartError::Quic(error.to_string()))?;
         let bound = bind_all(&config.listen, &metrics)?;
         let http = bind_http(&config.http)?;
@@ -194,7 +199,7 @@ impl Gateway {
         let listening = bound.iter().map(|(address, ..)| *address).collect();
         for (address, udp, tcp) in bound {
             let failed = |source| StartError::Bind { socket: Socket::Udp, address, source };
-            let endpoint = endpoint(udp, quic.clone(), clock).map_err(failed)?;
+            let endpoint = endpoint(udp, quic.clone(), clock, connection_ids).map_err(failed)?;
             endpoints.push(endpoint.clone());
             tasks.spawn(accept_quic(endpoint, acceptor.clone()));
             tasks.spawn(accept_tcp(tcp, Some(over_tls.clone()), site.clone(), acceptor.clone()));

@@ -105,6 +105,27 @@ pub enum ConfigError {
         /// The setting.
         key: &'static str,
     },
+    /// A setting about connection ids that tell nothing.
+    #[error("{place}: `{key}` has no effect without `quic.server_id`; set that too")]
+    NoServerId {
+        /// Where it was set.
+        place: Origin,
+        /// The setting.
+        key: &'static str,
+    },
+    /// A connection id would be too long.
+    #[error(
+        "{place}: `quic.server_id` has {server_id} bytes and `quic.nonce_bytes` is {nonce}; \
+         together they may have 19"
+    )]
+    ConnectionId {
+        /// Where the one that came last was set.
+        place: Origin,
+        /// Bytes of the server id.
+        server_id: usize,
+        /// Bytes of the nonce.
+        nonce: usize,
+    },
     /// The plain-HTTP listener would carry secrets in the clear.
     #[error(
         "{place}: `http` opens {address} beyond this machine, without encryption; use a loopback \

@@ -9,6 +9,7 @@ mod error;
 mod layer;
 mod origins;
 mod print;
+mod quic;
 mod read;
 mod settings;
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub use broker::{BrokerPlace, RedisAddress};
 pub use error::ConfigError;
 pub use layer::Origin;
 pub use origins::{Caller, Origins};
+pub use quic::ServerId;
 pub use read::{CONFIG_VARIABLE, FlagValue, environment};
 pub use tokens::JwksPlace;
 pub use value::{LogFilter, LogFormat};
@@ -56,6 +58,8 @@ pub struct Config {
     pub broker: BrokerPlace,
     /// and whether the gateway counts as ready without it.
     pub broker_optional: bool,
+    /// What connection ids tell a load balancer; nothing where this is absent.
+    pub server_id: Option<ServerId>,
     /// What is logged and how.
     pub log: Log,
     /// Between signs of life.
@@ -220,6 +224,7 @@ impl Config {
         let resume_window = settings.resume_window_ms.value.millis();
         let window = resume_window.saturating_add(RETENTION_MARGIN);
         let auth = auth(&settings);
+        let server_id = quic::server_id(&settings);
         let burst_s = settings.burst_s.value.0;
         let identity = match (settings.cert.value, settings.key.value) {
             (Some(cert), Some(key)) => IdentitySource::Files { cert, key },
@@ -234,6 +239,7 @@ impl Config {
             auth,
             broker: settings.broker.value,
             broker_optional: settings.broker_optional.value,
+            server_id,
             log: Log { filter: settings.log.value, format: settings.log_format.value },
             heartbeat: settings.heartbeat_ms.value.millis(),
             resume_window,
@@ -312,6 +318,7 @@ fn check(settings: &Settings) -> Result<(), ConfigError> {
     check_identity(&settings.cert, "cert", &settings.key, "key")?;
     check_identity(&settings.key, "key", &settings.cert, "cert")?;
     check_auth(settings)?;
+    quic::check(settings)?;
     check_reach(settings)?;
 
     let message = Bound::of("limits.message_bytes", &settings.message_bytes);

@@ -9,6 +9,9 @@ use super::broker::BrokerPlace;
 use super::error::ConfigError;
 use super::layer::{Found, Origin};
 use super::origins::Origins;
+use super::quic::{
+    CONFIG_ROTATION, CONFIG_ROTATION_MAX, HexBytes, NONCE_BYTES, NONCE_BYTES_MAX, NONCE_BYTES_MIN,
+};
 use super::read::CONFIG_VARIABLE;
 use super::tokens::{JwksPlace, Names};
 use super::value::{Count, Expected, IceServers, LogFilter, LogFormat, Raw, Value};
@@ -119,6 +122,12 @@ settings! {
     hello_timeout_ms: Count<10, 600_000> = Count(5_000), "hello_timeout_ms";
     /// Connections are cut this long after the drain began.
     drain_timeout_ms: Count<0, 3_600_000> = Count(10_000), "drain_timeout_ms";
+    /// Which node this is, to a load balancer.
+    quic_server_id: Option<HexBytes> = None, "quic.server_id";
+    /// Which of the balancer's configurations that follows.
+    quic_config_rotation: Count<0, CONFIG_ROTATION_MAX> = Count(CONFIG_ROTATION), "quic.config_rotation";
+    /// Random bytes of a connection id.
+    quic_nonce_bytes: Count<NONCE_BYTES_MIN, NONCE_BYTES_MAX> = Count(NONCE_BYTES), "quic.nonce_bytes";
     /// File with the secret that tokens are signed with (HS256).
     auth_secret_file: Option<PathBuf> = None, "auth.secret_file";
     /// PEM file with the public keys of those who sign tokens.

@@ -1,6 +1,7 @@
 //! The gateway in this process, met over real sockets by clients without any cleverness.
 
 mod amplification;
+mod balancer;
 mod bounds;
 mod certificates;
 mod cluster;
@@ -12,6 +13,7 @@ mod hostile;
 mod http;
 mod jwks;
 mod limits;
+mod migration;
 mod origins;
 mod priority;
 mod reach;

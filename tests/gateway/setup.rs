@@ -13,6 +13,7 @@ use handover_protocol::wire::frame::{FrameReader, put_prefix};
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -69,6 +70,17 @@ impl Served {
 
     pub fn plain(&self) -> SocketAddr {
         self.gateway.http()[0]
+    }
+
+    /// The sum of the metrics that begin like this.
+    pub async fn metric(&self, start: &str) -> u64 {
+        let mut tcp = soon(TcpStream::connect(self.plain())).await.unwrap();
+        let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        tcp.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        soon(tcp.read_to_string(&mut text)).await.unwrap();
+        let lines = text.lines().filter(|line| line.starts_with(start));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
     }
 
     pub async fn websocket(&self) -> Member {

@@ -9,6 +9,7 @@ use quinn::{EndpointConfig, IdleTimeout, Runtime, TokioRuntime, TransportConfig,
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::super::Settings;
+use super::connection_id::{ServerIdGenerator, ServerIds};
 use crate::clock::Clock;
 
 /// CONNECT, signal, bulk, and one more so that a stream too many is refused rather than stuck.
@@ -102,14 +103,19 @@ pub fn bind_udp(address: SocketAddr, v6_only: bool) -> io::Result<BoundUdp> {
     })
 }
 
-/// An endpoint on a bound socket. Must be called on a runtime.
+/// An endpoint on a bound socket. Connection ids are `ids`, or tell nothing. Must be called on a
+/// runtime.
 pub fn endpoint(
     socket: UdpSocket,
     config: quinn::ServerConfig,
     clock: Clock,
+    ids: Option<ServerIds>,
 ) -> io::Result<quinn::Endpoint> {
     let runtime = Arc::new(TokioRuntime);
     let socket = Arc::new(super::socket::Socket::new(runtime.wrap_udp_socket(socket)?, clock));
-    let settings = EndpointConfig::default();
+    let mut settings = EndpointConfig::default();
+    if let Some(ids) = ids {
+        settings.cid_generator(move || Box::new(ServerIdGenerator::new(ids)));
+    }
     quinn::Endpoint::new_with_abstract_socket(settings, Some(config), socket, runtime)
 }

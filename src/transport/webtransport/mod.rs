@@ -4,6 +4,7 @@
 //! offers as futures only (new streams, datagrams in) is kept in one allocation each, used
 //! again and again.
 
+mod connection_id;
 mod endpoint;
 mod lane;
 mod setup;
@@ -27,6 +28,9 @@ use tokio_util::sync::ReusableBoxFuture;
 use wtransport::datagram::Datagram;
 
 use super::{Inbound, Intake, Kind, PathSample, Transport, TransportEnd};
+pub use connection_id::{
+    CONFIG_ROTATION_MAX, CONNECTION_ID_BYTES_MAX, Impossible, NONCE_BYTES_MIN, ServerIds,
+};
 pub use endpoint::{BoundUdp, QuicError, bind_udp, endpoint, server_config};
 use lane::{Receiver, Sender};
 pub use setup::accept;
