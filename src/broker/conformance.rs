@@ -77,6 +77,7 @@ conformance! {
     rooms::sends_from_two_nodes_are_one_order;
     rooms::an_empty_room_lingers_and_goes;
     rooms::a_room_that_is_not_there_has_no_members;
+    rooms::a_life_that_is_over_is_changed_no_more;
     sessions::a_session_is_resumed_by_its_secret_alone;
     sessions::each_resume_fences_the_one_before;
     sessions::a_fenced_join_leaves_nothing_behind;
@@ -86,6 +87,20 @@ conformance! {
     sessions::an_ended_session_does_nothing_more;
     sessions::an_ended_session_is_forgotten_by_its_rooms;
     sessions::what_a_session_may_do_goes_with_it;
+}
+
+/// What only a store that outlives a node, and may lose what it had, has to answer for.
+mod elsewhere {
+    #[tokio::test]
+    async fn what_is_known_to_have_been_is_not_used_again() {
+        super::rooms::what_is_known_to_have_been_is_not_used_again::<super::server::Redis>().await;
+    }
+
+    #[tokio::test]
+    async fn a_lost_session_is_recorded_again_by_who_speaks_for_it() {
+        use super::sessions::a_lost_session_is_recorded_again_by_who_speaks_for_it as case;
+        case::<super::server::Redis>().await;
+    }
 }
 
 const GENEROUS: Retention = Retention {

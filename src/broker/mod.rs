@@ -37,6 +37,8 @@ pub use secret::SecretHash;
 
 /// See [`Broker::keep`].
 pub const KEEP_EVERY: Duration = Duration::from_secs(20);
+/// See [`Broker::beat`].
+pub const BEAT_EVERY: Duration = Duration::from_secs(1);
 
 /// The broker could not be reached, or could not answer in time. What it was asked may or may
 /// not have been applied; asking again is safe.
@@ -224,8 +226,20 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     async fn retire(&self, author: Author) -> Result<bool, Unavailable>;
 
     /// Keeps sessions that are on this node, with a connection or without, from being taken for
-    /// those of a node that died. Called every [`KEEP_EVERY`].
-    async fn keep(&self, _sessions: Vec<SessionId>) -> Result<(), Unavailable> {
+    /// those of a node that died. Called every [`KEEP_EVERY`]. Returns those that it does not
+    /// have, or not under that generation.
+    async fn keep(&self, _sessions: Vec<Author>) -> Result<Vec<Author>, Unavailable> {
+        Ok(Vec::new())
+    }
+
+    /// Tells other nodes that this one lives. Called every [`BEAT_EVERY`]. Says whether others
+    /// have died since: their members are found by [`Broker::trim`].
+    async fn beat(&self) -> Result<bool, Unavailable> {
+        Ok(false)
+    }
+
+    /// Tells other nodes that this one is about to end.
+    async fn part(&self) -> Result<(), Unavailable> {
         Ok(())
     }
 
@@ -270,7 +284,8 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Lets go of what the room's retention no longer covers, and says where the room stands;
-    /// `None` as for [`Broker::apply`].
+    /// `None` as for [`Broker::apply`]. Members whose node has died become away, and leave as
+    /// expired if no node has them after the resume window.
     async fn trim(
         &self,
         now: Time,

@@ -5,7 +5,7 @@
 //! offsets, the bytes held, since when it is empty), `members`, `s` and `b` (the logs: lists
 //! of lines), `past` (the newest generation and the highest `seq`s of sessions, kept while the
 //! session or the room lives). A session has three: `handover:{s:ID}:` and `record`, `rooms`,
-//! `ever`. NAME is base64: nothing in a room's name means anything to Redis.
+//! `ever`. What sessions did also has the node that each member is on. NAME is base64: nothing in a room's name means anything to Redis.
 //!
 //! # What it costs
 //! One round trip for any number of changes of a room, by one script; one more before it if a
@@ -17,14 +17,15 @@
 //! lost it: whatever is cut short in between, `resume` finds every room there is to find, and
 //! those it is not in any more say so.
 
+mod census;
 mod change;
 mod follow;
 mod stored;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -47,7 +48,8 @@ use super::{
     Unavailable,
 };
 use crate::clock::Clock;
-use change::{Recorded, done, op_args};
+use census::Census;
+use change::{Recorded, done, housekeeping, op_args, stands};
 use follow::{Follow, Subscriber, bounded};
 use stored::{Fields, garbled};
 
@@ -96,6 +98,9 @@ pub struct RedisBroker {
     follow: mpsc::Sender<Follow>,
     shift: Arc<AtomicI64>,
     up: watch::Receiver<bool>,
+    clock: Clock,
+    /// Held for a copy at a time.
+    census: Mutex<Census>,
 }
 
 impl fmt::Debug for RedisBroker {
@@ -172,8 +177,19 @@ impl RedisBroker {
             session: Script::new(include_str!("redis/session.lua")),
         };
         let session_kept = resume_window + KEEP_MARGIN;
-        let broker =
-            RedisBroker { manager, scripts, limits, session_kept, node, random, follow, shift, up };
+        let broker = RedisBroker {
+            manager,
+            scripts,
+            limits,
+            session_kept,
+            node,
+            random,
+            follow,
+            shift,
+            up,
+            clock,
+            census: Mutex::default(),
+        };
         Ok((broker, subscriber.run(stopping)))
     }
 
@@ -224,7 +240,7 @@ impl RedisBroker {
         now: Time,
         room: &RoomName,
         known: Option<Positions>,
-        ops: &[(RoomOp, Recorded)],
+        ops: impl Fn(Epoch) -> Result<Vec<[String; 8]>, Unavailable>,
     ) -> Result<Option<Vec<Value>>, Unavailable> {
         let shift = self.shift()?;
         let fresh = Epoch::parse(&token(&self.random)?).map_err(|_| garbled("an epoch"))?;
@@ -248,9 +264,7 @@ impl RedisBroker {
             }
             None => Default::default(),
         });
-        for (op, recorded) in ops {
-            args.extend(op_args(room, fresh, op, *recorded)?);
-        }
+        args.extend(ops(fresh)?.into_iter().flatten());
         match self.run(&self.scripts.apply, &keys, &args).await? {
             Value::Nil => Ok(None),
             Value::Array(answers) => Ok(Some(answers)),
@@ -334,7 +348,7 @@ fn token(random: &SystemRandom) -> Result<String, Unavailable> {
 #[async_trait]
 impl Broker for RedisBroker {
     async fn open(&self, record: SessionRecord) -> Result<(), Unavailable> {
-        self.shift()?;
+        self.enlist().await?;
         let mut manager = self.manager.clone();
         let [key, ..] = session_keys(record.session);
         let fields = [
@@ -357,7 +371,7 @@ impl Broker for RedisBroker {
         presented: Option<Admission>,
         unix_now: u64,
     ) -> Result<SessionRecord, ResumeError> {
-        self.shift()?;
+        self.enlist().await?;
         loop {
             let Some(Kept { mut record, retired }) = self.record(session).await? else {
                 return Err(ResumeError::Unknown);
@@ -419,17 +433,16 @@ impl Broker for RedisBroker {
         Ok(self.change_session("retire", session, generation, ["", ""]).await? == 1)
     }
 
-    async fn keep(&self, sessions: Vec<SessionId>) -> Result<(), Unavailable> {
-        let kept = i64::try_from(self.session_kept.as_millis()).unwrap_or(i64::MAX);
-        let mut manager = self.manager.clone();
-        for some in sessions.chunks(1_000) {
-            let mut pipe = redis::pipe();
-            for key in some.iter().flat_map(|session| session_keys(*session)) {
-                pipe.pexpire(key, kept).ignore();
-            }
-            bounded(pipe.query_async::<()>(&mut manager)).await?;
-        }
-        Ok(())
+    async fn keep(&self, sessions: Vec<Author>) -> Result<Vec<Author>, Unavailable> {
+        self.count_sessions(sessions).await
+    }
+
+    async fn beat(&self) -> Result<bool, Unavailable> {
+        self.count_in().await
+    }
+
+    async fn part(&self) -> Result<(), Unavailable> {
+        self.count_out().await
     }
 
     async fn end(&self, session: SessionId) -> Result<(), Unavailable> {
@@ -443,7 +456,7 @@ impl Broker for RedisBroker {
         let mut forget = redis::pipe();
         for room in rooms.iter().filter_map(|room| RoomName::parse(room).ok()) {
             let [.., past] = room_keys(&room).keys;
-            let fields = ["g", "s", "b"].map(|kind| format!("{kind}:{peer}"));
+            let fields = ["g", "s", "b", "h"].map(|kind| format!("{kind}:{peer}"));
             forget.hdel(past, &fields).ignore();
         }
         // The record last: an end that is cut short can be asked for again.
@@ -508,7 +521,9 @@ impl Broker for RedisBroker {
         // At once over one connection: one round trip.
         let recorded: Vec<Recorded> = futures_util::future::try_join_all(joins).await?;
         let ops: Vec<(RoomOp, Recorded)> = ops.into_iter().zip(recorded).collect();
-        let Some(answers) = self.change_room(now, room, known, &ops).await? else {
+        let asked =
+            |fresh| ops.iter().map(|(op, recorded)| op_args(room, fresh, op, *recorded)).collect();
+        let Some(answers) = self.change_room(now, room, known, asked).await? else {
             return Ok(None);
         };
         if answers.len() != ops.len() {
@@ -549,8 +564,15 @@ impl Broker for RedisBroker {
         room: &RoomName,
         known: Option<Positions>,
     ) -> Result<Option<Positions>, Unavailable> {
-        let answer = self.change_room(now, room, known, &[]).await?;
-        answer.map(|fields| Fields::of(Value::Array(fields))?.positions()).transpose()
+        let window = self.session_kept.saturating_sub(KEEP_MARGIN);
+        let keep = |fresh| {
+            let dead = self.census().dead.clone();
+            housekeeping(room, fresh, dead, window).map(|op| vec![op])
+        };
+        match self.change_room(now, room, known, keep).await? {
+            Some(mut answers) => stands(answers.pop().ok_or_else(|| garbled("an answer"))?),
+            None => Ok(None),
+        }
     }
 
     async fn remove_if_empty(&self, now: Time, room: &RoomName) -> Result<bool, Unavailable> {

@@ -46,6 +46,8 @@ pub enum Command {
     Detach(Arc<Seat>),
     /// The session has been without a connection for a while. Answered once that is noted.
     Away(Author, oneshot::Sender<()>),
+    /// Somebody who could be in the room has died.
+    Tidy,
     /// The session's membership ends. Answered once it has, with where it ended, if anywhere.
     Remove(Author, LeaveReason, Option<oneshot::Sender<Option<PerLane<u64>>>>),
 }
@@ -144,7 +146,7 @@ impl Command {
         match self {
             Command::Request(request) => matches!(request.2, Op::Leave { .. }),
             Command::Remove(..) => true,
-            Command::Attach(_) | Command::Detach(_) | Command::Away(..) => false,
+            Command::Attach(_) | Command::Detach(_) | Command::Away(..) | Command::Tidy => false,
         }
     }
 }

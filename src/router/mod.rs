@@ -9,14 +9,13 @@ pub mod room;
 pub mod seat;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use handover_protocol::room::presence::{Due, Presence};
 use handover_protocol::room::{Refusal, RoomLimits};
 use handover_protocol::session::Slot;
@@ -28,9 +27,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::{
-    Author, Broker, KEEP_EVERY, ResumeError, SecretHash, SessionRecord, Unavailable,
-};
+use crate::broker::{Author, Broker, ResumeError, SecretHash, SessionRecord, Unavailable};
 use crate::clock::Clock;
 use crate::telemetry::Metrics;
 use handle::{Attach, Attached, Command, RoomHandle};
@@ -39,13 +36,6 @@ use live_log::SharedLog;
 use mailbox::{Mailbox, Notice};
 use quota::{Bounds, Quota, SharedPace};
 use seat::{Kept, Seat};
-
-/// How often a room is asked for what cannot be left undone, and how far apart: longer together
-/// than a store takes to fail over.
-const ASKED_MAX: usize = 40;
-const ASK_AGAIN: Duration = Duration::from_millis(500);
-/// Sessions whose absence is seen to at once.
-const UNDER_WAY_MAX: usize = 256;
 
 /// What the router's tasks share.
 #[derive(Debug)]
@@ -90,11 +80,15 @@ enum Whereabouts {
 }
 
 impl Whereabouts {
-    fn generation(&self) -> u64 {
+    fn author(&self) -> Author {
         match self {
-            Whereabouts::Connected(seat) => seat.author.generation,
-            Whereabouts::Lost(author, _) => author.generation,
+            Whereabouts::Connected(seat) => seat.author,
+            Whereabouts::Lost(author, _) => *author,
         }
+    }
+
+    fn generation(&self) -> u64 {
+        self.author().generation
     }
 }
 
@@ -137,6 +131,7 @@ impl Router {
         let router = Router(shared);
         router.0.tasks.spawn(router.clone().watch_presence());
         router.0.tasks.spawn(router.clone().keep_sessions());
+        router.0.tasks.spawn(router.clone().say_alive());
         router
     }
 
@@ -396,27 +391,6 @@ impl Router {
         Ok(left.into_iter().flatten().collect())
     }
 
-    /// Asks a room for something, more than once if it cannot be had at once.
-    async fn ask_until_done<T>(
-        &self,
-        room: &RoomName,
-        command: impl Fn(oneshot::Sender<T>) -> Command,
-    ) -> Result<T, Unavailable> {
-        for _ in 0..ASKED_MAX {
-            let (done, waiting) = oneshot::channel();
-            // A room that has ended is begun anew by whoever asks again.
-            let sent = self.room(room).sender(LogLane::Signal).send(command(done)).await;
-            if let (Ok(()), Ok(done)) = (sent, waiting.await) {
-                return Ok(done);
-            }
-            tokio::select! {
-                () = self.0.stopping.cancelled() => break,
-                () = tokio::time::sleep(ASK_AGAIN) => {}
-            }
-        }
-        Err(Unavailable("a room did not answer".to_owned()))
-    }
-
     /// Tells every connection, and those still to come, that the gateway is going away and when
     /// to come back, spread over `spread` milliseconds.
     pub fn drain(&self, spread: u64) {
@@ -439,70 +413,6 @@ impl Router {
             }
         }
     }
-
-    async fn watch_presence(self) {
-        // One that waits for the broker keeps nobody else waiting.
-        let mut under_way = FuturesUnordered::new();
-        loop {
-            let next = self.0.sessions().presence.poll_timeout();
-            let next = next.filter(|_| under_way.len() < UNDER_WAY_MAX);
-            let timeout = async {
-                match next {
-                    Some(at) => tokio::time::sleep(at.since(self.0.clock.now())).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                () = self.0.stopping.cancelled() => return,
-                () = self.0.agenda_changed.notified() => {}
-                Some(()) = under_way.next() => {}
-                () = timeout => {}
-            }
-            while under_way.len() < UNDER_WAY_MAX {
-                let now = self.0.clock.now();
-                let Some((due, author, rooms)) = self.0.sessions().poll_due(now) else { break };
-                under_way.push(self.see_to(due, author, rooms));
-            }
-        }
-    }
-
-    /// Tells the broker again and again which sessions are here.
-    async fn keep_sessions(self) {
-        loop {
-            tokio::select! {
-                () = self.0.stopping.cancelled() => return,
-                () = tokio::time::sleep(KEEP_EVERY) => {}
-            }
-            let here: Vec<SessionId> = self.0.sessions().here.keys().copied().collect();
-            tokio::select! {
-                () = self.0.stopping.cancelled() => return,
-                kept = self.0.broker.keep(here) => if let Err(error) = kept {
-                    tracing::debug!(%error, "sessions are not kept");
-                }
-            }
-        }
-    }
-
-    async fn see_to(&self, due: Due, author: Author, rooms: Vec<RoomName>) {
-        match due {
-            Due::Away(_) => {
-                let told = rooms
-                    .iter()
-                    .map(|room| self.ask_until_done(room, |done| Command::Away(author, done)));
-                // Who has not learnt it by now is not told any more.
-                futures_util::future::join_all(told).await;
-            }
-            Due::Expired(session) => {
-                tracing::debug!(%session, "session expired");
-                let ended = self.end(author, rooms, LeaveReason::Expired).await;
-                if let Err(error) = ended {
-                    tracing::warn!(%session, %error, "an expired session stays for now");
-                    let now = self.0.clock.now();
-                    self.0.sessions().presence.handle_lost(now, session);
-                }
-            }
-        }
-    }
 }
 
 impl Sessions {
@@ -521,6 +431,17 @@ impl Sessions {
 }
 
 impl Shared {
+    /// Records a session again that the broker does not know under this generation: it has lost
+    /// it, or another connection speaks for it.
+    async fn revive(&self, seat: &Seat) {
+        let Some(record) = seat.record() else { return };
+        match self.broker.revive(record).await {
+            Ok(true) => {}
+            Ok(false) => seat.replace(),
+            Err(error) => tracing::debug!(%error, "a session is not recorded again yet"),
+        }
+    }
+
     /// Forgets where a session is, if it is under a generation that `which` allows.
     fn forget(&self, sessions: &mut Sessions, author: Author, which: impl FnOnce(u64) -> bool) {
         let session = author.session;

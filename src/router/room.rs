@@ -78,6 +78,10 @@ pub(super) struct LiveRoom {
     news: Option<News>,
     /// Something may have been missed and could not be read.
     in_doubt: bool,
+    /// Those that the broker does not know, or not under their generation.
+    strangers: Vec<Arc<Seat>>,
+    /// Members here may be taken for away, or to have been on a node that died.
+    unhomed: bool,
     /// Snapshots that could not be had.
     owed: Vec<(Arc<Seat>, Slot, ResetReason)>,
     marks: PerLane<Marks>,
@@ -98,6 +102,8 @@ impl LiveRoom {
             seats: HashMap::new(),
             news: None,
             in_doubt: false,
+            strangers: Vec::new(),
+            unhomed: false,
             owed: Vec::new(),
             marks: PerLane::default(),
             left_behind: PerLane::default(),
@@ -130,7 +136,7 @@ impl LiveRoom {
     pub(super) async fn handle(&mut self, heard: Vec<Heard>, batch: Vec<Command>) {
         self.hear(heard).await;
         if batch.is_empty() && self.owed.is_empty() {
-            return;
+            return self.settle_doubts(false).await;
         }
         let log = match self.load().await {
             Ok(log) => log,
@@ -139,6 +145,7 @@ impl LiveRoom {
         let mut ops = Vec::with_capacity(batch.len());
         let mut then = Vec::with_capacity(batch.len());
         let mut gone = Vec::new();
+        let mut tidy = false;
         for (seat, slot, reason) in std::mem::take(&mut self.owed) {
             ops.push(RoomOp { author: seat.author, change: Change::Snapshot });
             then.push(Then::Answer(seat, slot, Asked::Snapshot { reason }));
@@ -168,6 +175,7 @@ impl LiveRoom {
                     then.push(Then::Removed(author.peer, done));
                 }
                 Command::Detach(seat) => gone.push(seat),
+                Command::Tidy => tidy = true,
             }
         }
         let applied = self.apply(ops).await;
@@ -186,6 +194,7 @@ impl LiveRoom {
         self.mark();
         // Last, for a seat may have been taken in this very batch.
         gone.iter().for_each(|seat| self.detach(seat));
+        self.settle_doubts(tidy).await;
     }
 
     /// The log, from the broker if this is the first time.
@@ -312,6 +321,11 @@ impl LiveRoom {
             (Done::Passed, Asked::Ephemeral { to, body, .. }) => {
                 self.pass_on(Ephemeral::new(self.name.clone(), seat.author.peer, to, body));
                 return None;
+            }
+            // Either another connection speaks for the session, or the broker has lost it.
+            (Done::Fenced, Asked::Join { id }) if seat.kept.is_some() => {
+                self.strangers.push(seat.clone());
+                refused(log, About::Join { id }, UNAVAILABLE)
             }
             // Whoever replaced it has told it so already, unless it was not seated yet, or that
             // was on another node.

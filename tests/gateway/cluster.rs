@@ -1,11 +1,15 @@
 //! Two gateways on one Redis: members meet in rooms wherever they are connected.
 
+use std::time::Duration;
+
+use handover::config::BrokerPlace;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::redis::RedisServer;
 use super::setup::{Member, Served, soon};
+use crate::process::Process;
 
 struct Cluster {
     redis: RedisServer,
@@ -171,4 +175,85 @@ async fn an_emptied_redis_is_a_new_beginning_for_who_is_there() {
     let mut moved = Member::over_websocket(cluster.nodes[1].plain()).await;
     moved.resume(&ann.welcome).await;
     assert_eq!(moved.expect("signal", "welcome").await["rooms"]["r"]["seq"]["bulk"], 2);
+}
+
+#[tokio::test]
+async fn who_was_on_a_node_that_died_leaves_once_unless_it_comes_back() {
+    let redis = RedisServer::start();
+    let window = Duration::from_secs(8);
+    let node = async || {
+        let node = Served::with(|config| {
+            config.broker = BrokerPlace::parse(&redis.address).unwrap();
+            config.resume_window = window;
+        });
+        node.await
+    };
+    let (here, there) = (node().await, node().await);
+    soon(here.gateway.ready()).await;
+    soon(there.gateway.ready()).await;
+    let flags = ["--broker", &redis.address, "--set", "resume_window_ms=8000"];
+    let dies = Process::with(tempfile::tempdir().unwrap(), &flags);
+    let mut bob = here.webtransport().await;
+    bob.join("r").await;
+    let mut cid = there.websocket().await;
+    cid.join("r").await;
+    let mut ann = Member::websocket(dies.plain()).await;
+    ann.join("r").await;
+    let mut dan = Member::webtransport(dies.secure()).await;
+    dan.join("r").await;
+    dies.signal("KILL");
+    let mut moved = Member::over_webtransport(there.secure()).await;
+    moved.resume(&dan.welcome).await;
+    assert_eq!(moved.expect("signal", "welcome").await["resumed"], true);
+    // Everybody sees the same: the one goes away and leaves, the other one stays.
+    let mut seen = Vec::new();
+    for member in [&mut bob, &mut cid] {
+        let mut of_ann = Vec::new();
+        let left = loop {
+            let told = member.next("signal").await.expect("the connection has ended");
+            if told["peer"] == ann.peer {
+                of_ann.push(told["type"].as_str().unwrap().to_owned());
+            }
+            if told["type"] == "member_left" {
+                break told;
+            }
+        };
+        assert_eq!((&left["peer"], &left["reason"]), (&json!(ann.peer), &json!("expired")));
+        assert_eq!(of_ann, ["member_joined", "member_away", "member_left"]);
+        seen.push(left["offset"].as_u64().unwrap());
+    }
+    assert_eq!(seen[0], seen[1]);
+    let seq = bob.post("r", "signal", json!("still here")).await;
+    assert_eq!(bob.accepted("signal", seq).await, seen[0] + 1, "nothing else has happened since");
+    cid.send("signal", json!({"type": "members", "id": 70, "room": "r"})).await;
+    cid.expect("signal", "message").await;
+    let members = cid.expect("signal", "members").await;
+    let peers: Vec<&Value> =
+        members["members"].as_array().unwrap().iter().map(|member| &member["peer"]).collect();
+    assert_eq!(peers, [&json!(bob.peer), &json!(cid.peer), &json!(dan.peer)]);
+}
+
+#[tokio::test]
+async fn without_a_redis_it_waits_for_one() {
+    let mut redis = RedisServer::absent();
+    let place = BrokerPlace::parse(&redis.address).unwrap();
+    let strict = Served::with(|config| config.broker = place.clone()).await;
+    let lenient = Served::with(|config| {
+        config.broker = place.clone();
+        config.broker_optional = true;
+    });
+    let lenient = lenient.await;
+    soon(lenient.gateway.ready()).await;
+    assert!(health(&lenient).await.starts_with("HTTP/1.1 200"));
+    let answer = health(&strict).await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("degraded"), "{answer}");
+    let mut early = Member::over_websocket(strict.plain()).await;
+    early.send("signal", json!({"type": "hello", "version": 1})).await;
+    assert_eq!(early.expect("signal", "error").await["code"], "unavailable");
+    redis.launch();
+    soon(strict.gateway.ready()).await;
+    health_says(&strict, "ok").await;
+    early.send("signal", json!({"type": "hello", "version": 1})).await;
+    early.expect("signal", "welcome").await;
+    early.join("r").await;
 }

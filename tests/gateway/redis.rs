@@ -6,26 +6,37 @@ use tempfile::TempDir;
 
 /// Ends with the test.
 pub struct RedisServer {
-    child: Child,
+    child: Option<Child>,
     pub address: String,
     socket: String,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl RedisServer {
     /// On a socket of its own: nobody else can have taken its place.
     pub fn start() -> RedisServer {
+        let mut server = Self::absent();
+        server.launch();
+        server
+    }
+
+    /// One that is yet to come.
+    pub fn absent() -> RedisServer {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("socket").to_str().unwrap().to_owned();
+        let address = format!("redis+unix://{socket}");
+        RedisServer { child: None, address, socket, dir }
+    }
+
+    pub fn launch(&mut self) {
         let child = Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket", &socket])
-            .arg("--dir")
-            .arg(dir.path())
+            .args(["--port", "0", "--save", "", "--appendonly", "no"])
+            .args(["--unixsocket", &self.socket, "--dir"])
+            .arg(self.dir.path())
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is installed");
-        let address = format!("redis+unix://{socket}");
-        RedisServer { child, address, socket, _dir: dir }
+        self.child = Some(child);
     }
 
     /// What an operator would type.
@@ -47,7 +58,7 @@ impl RedisServer {
     }
 
     fn signal(&self, signal: &str) {
-        let pid = self.child.id().to_string();
+        let pid = self.child.as_ref().expect("it runs").id().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 }
@@ -55,7 +66,9 @@ impl RedisServer {
 impl Drop for RedisServer {
     fn drop(&mut self) {
         // It is this process's own child: there is nobody else to hit.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }

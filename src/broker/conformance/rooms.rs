@@ -320,3 +320,49 @@ pub(super) async fn a_room_that_is_not_there_has_no_members<K: Kind>() {
     }
     assert!(elsewhere.remove().await);
 }
+
+pub(super) async fn a_life_that_is_over_is_changed_no_more<K: Kind>() {
+    let (here, there) = Nodes::joined::<K>(limits(GENEROUS), &["ann"]).await;
+    let known = here.load("late").await.positions;
+    let ops = |node: &Node, seq| {
+        let change = node.message(LogLane::Bulk, seq, "1");
+        vec![RoomOp { author: author("ann"), change }]
+    };
+    let applied = here.broker.apply(here.now, &here.room, Some(known), ops(&here, 1)).await;
+    assert_eq!(applied.unwrap().unwrap().len(), 1);
+    let trimmed = there.broker.trim(there.now, &there.room, Some(known)).await.unwrap().unwrap();
+    assert_eq!((trimmed.signal, trimmed.bulk), (1, 1));
+    there.leave(author("ann")).await;
+    let later = there.later(ROOM_LINGER.as_secs() + 1);
+    assert!(later.remove().await);
+    for begun in [false, true] {
+        if begun {
+            later.load("next").await;
+        }
+        let node = &here;
+        let applied = node.broker.apply(later.now, &node.room, Some(known), ops(node, 2)).await;
+        assert!(applied.unwrap().is_none());
+        let trimmed = node.broker.trim(later.now, &node.room, Some(known)).await.unwrap();
+        assert!(trimmed.is_none());
+    }
+    assert_eq!(later.load("none").await.positions.bulk, 0);
+}
+
+pub(super) async fn what_is_known_to_have_been_is_not_used_again<K: Kind>() {
+    let (here, there) = Nodes::joined::<K>(limits(GENEROUS), &["ann", "bob"]).await;
+    here.append(author("ann"), LogLane::Bulk, 1).await;
+    let mut known = here.load("late").await.positions;
+    known.bulk += 1;
+    let trimmed = there.broker.trim(there.now, &there.room, Some(known)).await.unwrap();
+    assert!(trimmed.is_none(), "it has lost an entry");
+    let state = here.load("none").await;
+    assert_ne!(state.positions.epoch, known.epoch);
+    assert_eq!((state.positions.signal, state.positions.bulk), (0, 0));
+    // Who was in it is in it, and goes on from what it was told was applied.
+    assert_eq!(here.snapshot(author("bob")).await.unwrap().members.len(), 2);
+    let seq = PerLane { signal: 0, bulk: 2 };
+    let join = Change::Join { user: None, metadata: None, seq };
+    let Ok(Done::Joined(joining)) = here.ask(author("ann"), join).await else { panic!("refused") };
+    assert_eq!((joining.entry.is_none(), joining.snapshot.seq), (true, seq));
+    assert_eq!(there.append(author("ann"), LogLane::Bulk, 3).await.offset, 1);
+}

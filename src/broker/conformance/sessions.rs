@@ -153,3 +153,18 @@ pub(super) async fn what_a_session_may_do_goes_with_it<K: Kind>() {
     assert_eq!((third.admission, third.generation), (until(200), 4));
     assert_eq!(resume(None, 150).await.unwrap().admission, until(200));
 }
+
+pub(super) async fn a_lost_session_is_recorded_again_by_who_speaks_for_it<K: Kind>() {
+    let (here, there) = Nodes::with::<K>(limits(GENEROUS), &["ann"]).await;
+    let (ann, bob) = (author("ann"), author("bob"));
+    assert_eq!(there.broker.keep(vec![ann]).await.unwrap().len(), 0);
+    assert_eq!(there.broker.keep(vec![ann, bob]).await.unwrap()[0].peer, bob.peer);
+    assert!(there.broker.revive(record("bob")).await.unwrap());
+    assert!(here.join(bob).await.is_ok());
+    assert_eq!(resume(&here, "bob").await.unwrap().generation, 2);
+    assert!(!there.broker.revive(record("bob")).await.unwrap(), "another one speaks for it");
+    assert_eq!(there.broker.keep(vec![bob]).await.unwrap().len(), 1);
+    let newest = SessionRecord { generation: 7, ..record("bob") };
+    assert!(there.broker.revive(newest).await.unwrap(), "it was lost and found by an older one");
+    assert_eq!(resume(&here, "bob").await.unwrap().generation, 8);
+}

@@ -1,5 +1,4 @@
 -- Applies changes of one room, one after another, and publishes every entry they append.
--- Without any it lets go of what is too old.
 --
 -- KEYS: 1 meta, 2 members, 3 signal log, 4 bulk log, 5 what sessions did here
 -- ARGV: 1 now (microseconds), 2 channel, 3 this node, 4 a fresh epoch, 5 members at the most,
@@ -8,9 +7,8 @@
 --   15-17 epoch and offsets that the room is known to have had, or three times ''
 --   then 8 for each change: kind, peer, generation, event, bytes it counts for, x, y, z
 -- Returns nothing, and changes nothing, if the room is not in the life it is known to be in; a
--- room that has lost what it is known to have had begins a new one. Otherwise, without any
--- change, epoch and last offsets; and a list with one answer for each change, whose first item
--- says what it is:
+-- room that has lost what it is known to have had begins a new one. Otherwise a list with one
+-- answer for each change, whose first item says what it is:
 --   F fenced, R refused (code, expected), E entry, D duplicate, S snapshot, N nothing, C checked
 --
 -- A line of a log is `offset at bytes epoch peer event`. Counts stay below 2^53.
@@ -106,24 +104,30 @@ function change.J(peer, event, cost, user, metadata, seqs)
   end
   local line, offset = append('s', peer, event, cost)
   redis.call('HSET', members, peer, offset .. ' 0 ' .. user .. '\n' .. metadata)
+  redis.call('HSET', past, 'h:' .. peer, ARGV[3])
   for i = 1, 5 do
     redis.call('PERSIST', KEYS[i])
   end
   return snapshot(peer, line)
 end
 
-function change.L(peer, event, cost)
-  if redis.call('HDEL', members, peer) == 0 then
-    return { 'N', epoch, last('s'), last('b') }
-  end
+local function vacate()
   redis.call('HSET', meta, 'empty', ARGV[1])
-  local line = append('s', peer, event, cost)
   if redis.call('HLEN', members) == 0 then
     -- Should every node that could remove it in time be gone, it still goes.
     for i = 1, 4 do
       redis.call('PEXPIRE', KEYS[i], ARGV[14])
     end
   end
+end
+
+function change.L(peer, event, cost)
+  if redis.call('HDEL', members, peer) == 0 then
+    return { 'N', epoch, last('s'), last('b') }
+  end
+  redis.call('HDEL', past, 'h:' .. peer)
+  local line = append('s', peer, event, cost)
+  vacate()
   return { 'E', line, epoch, last('s'), last('b') }
 end
 
@@ -136,6 +140,9 @@ end
 function change.A(peer, event, cost, mark)
   local member = redis.call('HGET', members, peer)
   local since, away, rest = member:match('^(%d+) (%d) (.*)$')
+  if mark == '0' then
+    redis.call('HSET', past, 'h:' .. peer, ARGV[3])
+  end
   if away == mark then
     return { 'N', epoch, last('s'), last('b') }
   end
@@ -161,6 +168,51 @@ function change.M(peer, event, cost, lane, seq, to)
   return { 'E', line, epoch, last('s'), last('b') }
 end
 
+-- Housekeeping. A member's home is its node, or, once that has died, when it is too late to be
+-- taken in by another one.
+function change.O(_, away_event, cost, dead, expired_event, window)
+  trim('s')
+  trim('b')
+  local due = redis.call('HGET', meta, 'orphans')
+  local is_due = due and tonumber(due) <= now
+  if is_due or dead ~= (redis.call('HGET', meta, 'swept') or '') then
+    local is_dead = {}
+    for node in dead:gmatch('%S+') do
+      is_dead[node] = true
+    end
+    local soonest
+    for _, peer in ipairs(redis.call('HKEYS', members)) do
+      local home = redis.call('HGET', past, 'h:' .. peer) or ''
+      if is_dead[home] then
+        home = '!' .. text(now + tonumber(window))
+        redis.call('HSET', past, 'h:' .. peer, home)
+        local line = redis.call('HGET', members, peer)
+        local since, away, rest = line:match('^(%d+) (%d) (.*)$')
+        if away == '0' then
+          redis.call('HSET', members, peer, since .. ' 1 ' .. rest)
+          append('s', peer, away_event, cost)
+        end
+      end
+      local ends = tonumber(home:match('^!(%d+)$'))
+      if ends and ends <= now then
+        redis.call('HDEL', members, peer)
+        redis.call('HDEL', past, 'h:' .. peer, 'g:' .. peer, 's:' .. peer, 'b:' .. peer)
+        append('s', peer, expired_event, cost)
+        vacate()
+      elseif ends and (not soonest or ends < soonest) then
+        soonest = ends
+      end
+    end
+    redis.call('HSET', meta, 'swept', dead)
+    if soonest then
+      redis.call('HSET', meta, 'orphans', text(soonest))
+    else
+      redis.call('HDEL', meta, 'orphans')
+    end
+  end
+  return { 'N', epoch, last('s'), last('b') }
+end
+
 -- Passes something on to who is there now, past the log.
 function change.P(peer, event, _, to)
   local refused = check(peer, to)
@@ -178,6 +230,9 @@ function change.S(peer)
 end
 
 local function apply(kind, peer, generation, ...)
+  if kind == 'O' then
+    return epoch and change.O(peer, ...) or refuse('not_a_member')
+  end
   local newest = redis.call('HGET', past, 'g:' .. peer) or '1'
   if kind == 'X' or tonumber(generation) < tonumber(newest) then
     return { 'F' }
@@ -218,14 +273,6 @@ if ARGV[15] ~= '' then
   if is_behind or epoch ~= ARGV[15] then
     return false
   end
-end
-if #ARGV < 18 then
-  if not epoch then
-    return false
-  end
-  trim('s')
-  trim('b')
-  return { epoch, last('s'), last('b') }
 end
 local answers = {}
 for i = 18, #ARGV, 8 do

@@ -1,7 +1,10 @@
 //! Changes of a room as `apply.lua` takes them, and what it answers.
 
+use std::time::Duration;
+
 use handover_protocol::room::entry::Event;
 use handover_protocol::room::{Joining, Refusal, Sent};
+use handover_protocol::wire::message::{LeaveReason, Positions};
 use handover_protocol::wire::{Epoch, Json, LogLane, PeerId, PerLane, RoomName};
 use redis::Value;
 
@@ -65,6 +68,34 @@ pub(super) fn op_args(
     };
     let generation = op.author.generation.to_string();
     Ok([kind.to_owned(), peer.to_string(), generation, text, cost.to_string(), x, y, z])
+}
+
+/// What `apply.lua` takes for housekeeping: which nodes are dead, and how long their members have
+/// to be taken in elsewhere.
+pub(super) fn housekeeping(
+    room: &RoomName,
+    epoch: Epoch,
+    dead: String,
+    window: Duration,
+) -> Result<[String; 8], Unavailable> {
+    let expired = Event::Left { reason: LeaveReason::Expired };
+    // Their bytes are the same, whoever they are about.
+    let nobody = PeerId::parse("nobody").map_err(|_| garbled("a name"))?;
+    let cost = stored::cost(room, nobody, epoch, expired.clone());
+    let (away, expired) = (stored::event_text(&Event::Away)?, stored::event_text(&expired)?);
+    let [kind, none] = ["O", ""].map(str::to_owned);
+    let window = window.as_micros().to_string();
+    Ok([kind, none.clone(), none, away, cost.to_string(), dead, expired, window])
+}
+
+/// Where a room stands after its housekeeping; nothing if there is none.
+pub(super) fn stands(answer: Value) -> Result<Option<Positions>, Unavailable> {
+    let mut fields = Fields::of(answer)?;
+    match fields.text()?.as_str() {
+        "N" => fields.positions().map(Some),
+        "R" => Ok(None),
+        _ => Err(garbled("an answer")),
+    }
 }
 
 /// What `apply.lua` has to say of a change.

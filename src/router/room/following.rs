@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use handover_protocol::room::entry::{Entry, Event};
 use handover_protocol::room::{Refusal, Sent, Snapshot};
 use handover_protocol::session::{RoomLog, Slot};
-use handover_protocol::wire::message::{Member, Positions};
+use handover_protocol::wire::message::{LeaveReason, Member, Positions};
 use handover_protocol::wire::{LogLane, PeerId, PerLane};
 
 use super::{LiveRoom, Seated};
@@ -62,7 +62,10 @@ impl LiveRoom {
                 Heard::Entry(entry) => self.in_doubt |= !self.take_in(&log, entry),
                 Heard::Ephemeral(ephemeral) => self.pass_on(*ephemeral),
                 Heard::Resumed(peer, generation) => self.replaced(peer, generation),
-                Heard::Doubt => self.in_doubt = true,
+                Heard::Doubt => {
+                    self.in_doubt = true;
+                    self.unhomed = true;
+                }
             }
         }
         if self.in_doubt
@@ -104,8 +107,40 @@ impl LiveRoom {
                 *highest = (*highest).max(*seq);
             }
             Event::Updated { metadata } => seated.metadata = Some(metadata.clone()),
-            Event::Joined { .. } | Event::Left { .. } | Event::Away | Event::Back => {}
+            // This node was taken for dead.
+            Event::Away => self.unhomed = true,
+            Event::Left { reason: LeaveReason::Expired } => {
+                // ... for so long that the client has to learn that it is in the room no more.
+                seated.seat.mailbox.notify(Notice::RoomLost);
+                self.seats.remove(&entry.peer);
+            }
+            Event::Joined { .. } | Event::Left { .. } | Event::Back => {}
         }
+    }
+
+    /// Looks after what came up while other things were done.
+    pub(super) async fn settle_doubts(&mut self, tidy: bool) {
+        for seat in std::mem::take(&mut self.strangers) {
+            self.shared.revive(&seat).await;
+        }
+        let settled = async {
+            if tidy {
+                self.keep_up().await?;
+            }
+            if std::mem::take(&mut self.unhomed) && !self.seats.is_empty() {
+                let here = self.seats.values().map(|seated| seated.seat.author);
+                let back = |author| RoomOp { author, change: Change::MarkAway(false) };
+                let back: Vec<RoomOp> = here.map(back).collect();
+                let back = self.apply(back).await;
+                self.unhomed = back.is_err();
+                back?;
+            }
+            Ok(())
+        };
+        if let Err::<(), Unavailable>(unavailable) = settled.await {
+            tracing::debug!(room = %self.name, error = %unavailable, "not settled yet");
+        }
+        self.mark();
     }
 
     /// Has changes applied, to the room's next life if this one turns out to be lost.

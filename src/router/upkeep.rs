@@ -1,0 +1,144 @@
+//! What the router sees to by itself: sessions that are away, and what the broker has to be told.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use handover_protocol::room::presence::Due;
+use handover_protocol::wire::message::LeaveReason;
+use handover_protocol::wire::{LogLane, RoomName};
+use tokio::sync::oneshot;
+
+use super::handle::{Command, RoomHandle};
+use super::{Router, Whereabouts};
+use crate::broker::{Author, BEAT_EVERY, KEEP_EVERY, Unavailable};
+
+/// How often a room is asked for what cannot be left undone, and how far apart: longer together
+/// than a store takes to fail over.
+const ASKED_MAX: usize = 40;
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// Sessions whose absence is seen to at once.
+const UNDER_WAY_MAX: usize = 256;
+
+impl Router {
+    /// Asks a room for something, more than once if it cannot be had at once.
+    pub(super) async fn ask_until_done<T>(
+        &self,
+        room: &RoomName,
+        command: impl Fn(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Unavailable> {
+        for _ in 0..ASKED_MAX {
+            let (done, waiting) = oneshot::channel();
+            // A room that has ended is begun anew by whoever asks again.
+            let sent = self.room(room).sender(LogLane::Signal).send(command(done)).await;
+            if let (Ok(()), Ok(done)) = (sent, waiting.await) {
+                return Ok(done);
+            }
+            tokio::select! {
+                () = self.0.stopping.cancelled() => break,
+                () = tokio::time::sleep(ASK_AGAIN) => {}
+            }
+        }
+        Err(Unavailable("a room did not answer".to_owned()))
+    }
+
+    pub(super) async fn watch_presence(self) {
+        // One that waits for the broker keeps nobody else waiting.
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            let next = self.0.sessions().presence.poll_timeout();
+            let next = next.filter(|_| under_way.len() < UNDER_WAY_MAX);
+            let timeout = async {
+                match next {
+                    Some(at) => tokio::time::sleep(at.since(self.0.clock.now())).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.0.stopping.cancelled() => return,
+                () = self.0.agenda_changed.notified() => {}
+                Some(()) = under_way.next() => {}
+                () = timeout => {}
+            }
+            while under_way.len() < UNDER_WAY_MAX {
+                let now = self.0.clock.now();
+                let Some((due, author, rooms)) = self.0.sessions().poll_due(now) else { break };
+                under_way.push(self.see_to(due, author, rooms));
+            }
+        }
+    }
+
+    /// Tells the broker again and again which sessions are here.
+    pub(super) async fn keep_sessions(self) {
+        loop {
+            tokio::select! {
+                () = self.0.stopping.cancelled() => return,
+                () = tokio::time::sleep(KEEP_EVERY) => {}
+            }
+            tokio::select! {
+                () = self.0.stopping.cancelled() => return,
+                () = self.keep_once() => {}
+            }
+        }
+    }
+
+    async fn keep_once(&self) {
+        let here: Vec<Author> = self.0.sessions().here.values().map(Whereabouts::author).collect();
+        let strangers = match self.0.broker.keep(here).await {
+            Ok(strangers) => strangers,
+            Err(error) => return tracing::debug!(%error, "sessions are not kept"),
+        };
+        for stranger in strangers {
+            let seat = match self.0.sessions().here.get(&stranger.session) {
+                Some(Whereabouts::Connected(seat)) => seat.clone(),
+                // Nobody waits for it, and its end finds out by itself.
+                Some(Whereabouts::Lost(..)) | None => continue,
+            };
+            self.0.revive(&seat).await;
+        }
+    }
+
+    /// Tells other nodes that this one lives, and its rooms when others have died.
+    pub(super) async fn say_alive(self) {
+        loop {
+            tokio::select! {
+                () = self.0.stopping.cancelled() => break,
+                beaten = self.0.broker.beat() => if beaten.is_ok_and(|died| died) {
+                    let rooms: Vec<RoomHandle> = self.0.rooms().values().cloned().collect();
+                    for room in rooms {
+                        // One that is busy will do so by itself before long.
+                        let _ = room.sender(LogLane::Signal).try_send(Command::Tidy);
+                    }
+                }
+            }
+            tokio::select! {
+                () = self.0.stopping.cancelled() => break,
+                () = tokio::time::sleep(BEAT_EVERY) => {}
+            }
+        }
+        if let Err(error) = self.0.broker.part().await {
+            tracing::debug!(%error, "the other nodes will find out by themselves");
+        }
+    }
+
+    async fn see_to(&self, due: Due, author: Author, rooms: Vec<RoomName>) {
+        match due {
+            Due::Away(_) => {
+                let told = rooms
+                    .iter()
+                    .map(|room| self.ask_until_done(room, |done| Command::Away(author, done)));
+                // Who has not learnt it by now is not told any more.
+                futures_util::future::join_all(told).await;
+            }
+            Due::Expired(session) => {
+                tracing::debug!(%session, "session expired");
+                let ended = self.end(author, rooms, LeaveReason::Expired).await;
+                if let Err(error) = ended {
+                    tracing::warn!(%session, %error, "an expired session stays for now");
+                    let now = self.0.clock.now();
+                    self.0.sessions().presence.handle_lost(now, session);
+                }
+            }
+        }
+    }
+}
