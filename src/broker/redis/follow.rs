@@ -26,8 +26,9 @@ use crate::clock::Clock;
 
 /// A beat is published this often.
 const BEAT_EVERY: Duration = Duration::from_millis(500);
-/// The subscription is replaced when none was heard for this long.
-const SILENCE_MAX: Duration = Duration::from_millis(2_000);
+/// The subscription is replaced when none was heard for this long. With a beat more, less than the
+/// two seconds after which the gateway has to say that it is degraded.
+const SILENCE_MAX: Duration = Duration::from_millis(1_400);
 /// Between two tries to connect.
 const PAUSE: Duration = Duration::from_millis(250);
 /// News a room may be behind before it is sent to read its log.
