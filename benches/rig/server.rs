@@ -48,8 +48,21 @@ impl Server {
     pub fn start(kind: Kind) -> Result<Server> {
         match kind {
             Kind::Floor => Self::floor(),
-            Kind::Gateway => Self::gateway(),
+            // Everything comes from one address, and as fast as it goes.
+            Kind::Gateway => Self::gateway(&[
+                "ungreeted_per_address",
+                "connections_per_address",
+                "handshakes_per_s",
+                "messages_per_s",
+                "bytes_per_s",
+                "joins_per_s",
+            ]),
         }
+    }
+
+    /// A gateway with all its limits.
+    pub fn as_shipped() -> Result<Server> {
+        Self::gateway(&[])
     }
 
     fn floor() -> Result<Server> {
@@ -59,7 +72,7 @@ impl Server {
         Ok(Server { kind: Kind::Floor, plain, secure, quic, child, scratch: None })
     }
 
-    fn gateway() -> Result<Server> {
+    fn gateway(unlimited: &[&str]) -> Result<Server> {
         let scratch = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
             .join(format!("bench-{}-identity", std::process::id()));
         std::fs::create_dir_all(&scratch)?;
@@ -68,15 +81,7 @@ impl Server {
         let mut command = Command::new(std::env::var_os("BENCH_GATEWAY").unwrap_or_else(built));
         command.args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
         command.args(["--log", "warn"]);
-        // Everything comes from one address, and as fast as it goes.
-        for limit in [
-            "ungreeted_per_address",
-            "connections_per_address",
-            "handshakes_per_s",
-            "messages_per_s",
-            "bytes_per_s",
-            "joins_per_s",
-        ] {
+        for limit in unlimited {
             command.args(["--set", &format!("limits.{limit}=0")]);
         }
         // The caller's own settings are not what is measured here.

@@ -34,19 +34,40 @@ impl quinn::ConnectionIdGenerator for Ids {
 
 /// The first packet of a QUIC client that calls itself by so many bytes, as it stands on the wire.
 async fn first_packet(id_len: usize) -> Vec<u8> {
+    packets(1, move || Box::new(Ids(id_len))).await.remove(0)
+}
+
+/// First packets of so many connections.
+pub async fn first_packets(count: usize) -> Vec<Vec<u8>> {
+    packets(count, || Box::new(Ids(0))).await
+}
+
+async fn packets(
+    count: usize,
+    ids: impl Fn() -> Box<dyn quinn::ConnectionIdGenerator> + Send + Sync + 'static,
+) -> Vec<Vec<u8>> {
     let tap = UdpSocket::bind(LOCAL).await.unwrap();
-    let mut config = quinn::EndpointConfig::default();
-    config.cid_generator(move || Box::new(Ids(id_len)));
-    let socket = std::net::UdpSocket::bind(LOCAL).unwrap();
-    let runtime = Arc::new(quinn::TokioRuntime);
-    let endpoint = quinn::Endpoint::new(config, None, socket, runtime).unwrap();
     let to = tap.local_addr().unwrap();
-    let _dialling = endpoint.connect_with(any_certificate(), to, "localhost").unwrap();
-    let mut packet = vec![0; 2_048];
-    let size = soon(tap.recv(&mut packet)).await.unwrap();
-    packet.truncate(size);
-    assert_eq!(packet.len(), 1_200, "a client pads its first packet");
-    packet
+    let mut config = quinn::EndpointConfig::default();
+    config.cid_generator(ids);
+    let runtime = Arc::new(quinn::TokioRuntime);
+    let mut packets = Vec::new();
+    for _ in 0..count {
+        let socket = std::net::UdpSocket::bind(LOCAL).unwrap();
+        let endpoint = quinn::Endpoint::new(config.clone(), None, socket, runtime.clone()).unwrap();
+        let _dialling = endpoint.connect_with(any_certificate(), to, "localhost").unwrap();
+        let mut packet = vec![0; 2_048];
+        // What earlier ones say again, or in farewell, is not meant.
+        let size = loop {
+            let (size, from) = soon(tap.recv_from(&mut packet)).await.unwrap();
+            if from == endpoint.local_addr().unwrap() {
+                break size;
+            }
+        };
+        packet.truncate(size);
+        packets.push(packet);
+    }
+    packets
 }
 
 /// Connections refused so far, for whatever reason.

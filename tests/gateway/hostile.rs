@@ -11,10 +11,23 @@ use super::setup::{Member, Served, soon};
 
 /// Two who behave, one on each transport, meet and exchange a message.
 pub async fn is_well(served: &Served, room: &str) {
-    let [mut one, mut other] = served.both(room).await;
+    are_well(served.plain(), served.secure(), room).await;
+}
+
+/// The same where the gateway is another process.
+pub async fn are_well(plain: SocketAddr, secure: SocketAddr, room: &str) {
+    let mut one = Member::websocket(plain).await;
+    let mut other = Member::webtransport(secure).await;
+    one.join(room).await;
+    other.join(room).await;
+    one.expect("signal", "member_joined").await;
     let seq = one.post(room, "signal", json!("well?")).await;
     one.accepted("signal", seq).await;
     assert_eq!(other.expect("signal", "message").await["body"], "well?");
+    for mut member in [one, other] {
+        member.send("signal", json!({"type": "bye"})).await;
+        member.bye().await;
+    }
 }
 
 #[tokio::test]
@@ -114,87 +127,4 @@ async fn a_greeting_in_single_bytes_is_a_greeting_and_half_of_one_is_cut() {
         }
     }
     is_well(&served, "room").await;
-}
-
-#[cfg(target_os = "linux")]
-mod memory {
-    use std::path::Path;
-    use std::process::{Child, Command, Stdio};
-
-    use futures_util::StreamExt;
-    use tokio_tungstenite::tungstenite::Message;
-
-    use super::super::setup::dial_websocket;
-    use super::*;
-
-    /// Connections at once that say nothing.
-    const SILENT: usize = 2_000;
-    /// What one of them may cost, and what all rounds together may cost for each of one round.
-    const EACH_KB: u64 = 48;
-
-    struct Process(Child, SocketAddr);
-
-    impl Drop for Process {
-        fn drop(&mut self) {
-            // Both fail only if it has ended by itself.
-            let _ = self.0.kill();
-            let _ = self.0.wait();
-        }
-    }
-
-    fn start(dir: &Path) -> Process {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_handover"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log", "error"])
-            .args(["--set", "hello_timeout_ms=3000"])
-            .env_clear()
-            .current_dir(dir)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut said = std::io::BufReader::new(child.stdout.take().unwrap());
-        let address = loop {
-            let mut line = String::new();
-            assert!(std::io::BufRead::read_line(&mut said, &mut line).unwrap() > 0, "it ended");
-            if line.contains("plain HTTP") {
-                break line.split_whitespace().find_map(|word| word.parse().ok()).unwrap();
-            }
-        };
-        // Its output stays open as long as it runs.
-        std::mem::forget(said);
-        Process(child, address)
-    }
-
-    fn resident_kb(process: &Process) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", process.0.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    }
-
-    /// Connects all, says nothing on any, and waits until each has been closed for that.
-    async fn silence(to: SocketAddr) {
-        let mut silent = Vec::with_capacity(SILENT);
-        for _ in 0..SILENT {
-            silent.push(dial_websocket(to).await);
-        }
-        let mut closed = 0;
-        for mut socket in silent {
-            while let Some(Ok(message)) = soon(socket.next()).await {
-                closed += usize::from(matches!(message, Message::Close(_)));
-            }
-        }
-        assert_eq!(closed, SILENT);
-    }
-
-    #[tokio::test]
-    async fn thousands_that_say_nothing_are_closed_and_leave_nothing_behind() {
-        let dir = tempfile::tempdir().unwrap();
-        let process = start(dir.path());
-        let bound = resident_kb(&process) + EACH_KB * SILENT as u64;
-        for _ in 0..3 {
-            silence(process.1).await;
-            Member::websocket(process.1).await.answers().await;
-        }
-        let left = resident_kb(&process);
-        assert!(left <= bound, "{left} kB of {bound} kB");
-    }
 }

@@ -19,6 +19,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+use tokio_tungstenite::tungstenite::protocol::frame::{Frame, FrameHeader};
 use tokio_util::either::Either;
 use web_transport_quinn::proto::ConnectRequest;
 use web_transport_quinn::{RecvStream, SendStream, Session};
@@ -117,6 +119,16 @@ pub async fn over_tls(to: SocketAddr) -> TlsStream<TcpStream> {
     soon(TlsConnector::from(crypto).connect(name, tcp)).await.unwrap()
 }
 
+/// A WebTransport session without streams, and what keeps it alive.
+pub async fn dial_webtransport(from: Ipv4Addr, to: SocketAddr) -> (quinn::Endpoint, Session) {
+    let endpoint = quinn::Endpoint::client(SocketAddr::from((from, 0))).unwrap();
+    let dialled = endpoint.connect_with(any_certificate(), to, "localhost").unwrap();
+    let connection = soon(dialled).await.unwrap();
+    let url = url::Url::parse(&format!("https://localhost:{}/v1/wt", to.port())).unwrap();
+    let session = soon(Session::connect(connection, ConnectRequest::new(url))).await.unwrap();
+    (endpoint, session)
+}
+
 struct Half {
     send: SendStream,
     recv: RecvStream,
@@ -196,16 +208,10 @@ impl Member {
 
     /// The same from another address of this machine.
     pub async fn from_address(from: Ipv4Addr, to: SocketAddr) -> Self {
-        let local = SocketAddr::from((from, 0));
-        let endpoint = quinn::Endpoint::client(local).unwrap();
-        let dialled = endpoint.connect_with(any_certificate(), to, "localhost").unwrap();
-        let connection = soon(dialled).await.unwrap();
-        let url = url::Url::parse(&format!("https://localhost:{}/v1/wt", to.port())).unwrap();
-        let session = Session::connect(connection, ConnectRequest::new(url));
-        let session = soon(session).await.unwrap();
+        let (endpoint, session) = dial_webtransport(from, to).await;
         let signal = Half::open(&session).await;
         let mut bulk = Half::open(&session).await;
-        bulk.write(r#"{"type":"lane","lane":"bulk"}"#).await;
+        bulk.write(br#"{"type":"lane","lane":"bulk"}"#).await;
         let streams = Streams { _endpoint: endpoint, session, signal, bulk };
         Self::new(Wire::WebTransport(Box::new(streams)))
     }
@@ -224,14 +230,42 @@ impl Member {
     }
 
     pub async fn send(&mut self, lane: &str, message: Value) {
-        let text = message.to_string();
+        self.send_bytes(lane, message.to_string().as_bytes()).await;
+    }
+
+    /// Sends what need not be a message.
+    pub async fn send_bytes(&mut self, lane: &str, payload: &[u8]) {
         soon(async {
             match &mut self.wire {
-                Wire::WebSocket(socket) => socket.send(Message::text(text)).await.unwrap(),
-                Wire::WebTransport(streams) => streams.half(lane).write(&text).await,
+                Wire::WebSocket(socket) => {
+                    let opcode = OpCode::Data(Data::Text);
+                    let header = FrameHeader { opcode, ..FrameHeader::default() };
+                    let frame = Frame::from_payload(header, payload.to_vec().into());
+                    socket.send(Message::Frame(frame)).await.unwrap();
+                }
+                Wire::WebTransport(streams) => streams.half(lane).write(payload).await,
             }
         })
         .await;
+    }
+
+    /// Sends unless the connection has ended, or nothing more fits into it.
+    pub async fn tries(&mut self, message: Value) {
+        let text = message.to_string();
+        let sending = async {
+            match &mut self.wire {
+                Wire::WebSocket(socket) => socket.send(Message::text(text)).await.is_ok(),
+                Wire::WebTransport(streams) => {
+                    streams.signal.try_write(text.as_bytes()).await.is_ok()
+                }
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_millis(1), sending).await;
+    }
+
+    /// Waits until the gateway has taken leave.
+    pub async fn bye(mut self) {
+        while self.next("signal").await.is_some_and(|said| said["type"] != "close") {}
     }
 
     /// The bare session of a member on WebTransport.
@@ -365,11 +399,15 @@ impl Half {
         Half { send, recv, frames: FrameReader::new(1 << 20) }
     }
 
-    async fn write(&mut self, text: &str) {
+    async fn write(&mut self, payload: &[u8]) {
+        self.try_write(payload).await.unwrap();
+    }
+
+    async fn try_write(&mut self, payload: &[u8]) -> Result<(), web_transport_quinn::WriteError> {
         let mut frame = BytesMut::new();
-        put_prefix(&mut frame, text.len());
-        frame.extend_from_slice(text.as_bytes());
-        self.send.write_all(&frame).await.unwrap();
+        put_prefix(&mut frame, payload.len());
+        frame.extend_from_slice(payload);
+        self.send.write_all(&frame).await
     }
 
     async fn read(&mut self) -> Option<Value> {

@@ -1,0 +1,161 @@
+//! Messages that are none: what each gets for it, on both transports, with others served after.
+
+use std::net::Ipv4Addr;
+
+use serde_json::json;
+use tokio::io::AsyncWriteExt;
+
+use super::hostile::is_well;
+use super::raw::{HELLO, frame, hears, last_words, tcp, text, upgrade};
+use super::setup::{Member, Served, dial_webtransport, soon};
+
+fn nested(depth: usize) -> String {
+    let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+    format!(r#"{{"type":"send","room":"room","lane":"signal","seq":1,"body":{open}{close}}}"#)
+}
+
+/// Refused, and the connection stays.
+fn refused() -> Vec<String> {
+    let join = |room: &str| json!({"type": "join", "id": 7, "room": room}).to_string();
+    vec![
+        r#"{"type":"nothing that exists","id":1}"#.into(),
+        r#"{"id":1}"#.into(),
+        r#"{"type":"join","id":1}"#.into(),
+        r#"{"type":"join","id":"1","room":"room"}"#.into(),
+        r#"{"type":"join","id":-1,"room":"room"}"#.into(),
+        r#"{"type":"join","id":1e300,"room":"room"}"#.into(),
+        join(""),
+        join(" room"),
+        join("ro\u{0}om"),
+        join(&"r".repeat(129)),
+        nested(65),
+        nested(20_000),
+        nested(32_000),
+        r#"{"type":"send","room":"nowhere","lane":"signal","seq":1,"body":1}"#.into(),
+        r#"{"type":"send","room":"room","lane":"no lane","seq":1,"body":1}"#.into(),
+    ]
+}
+
+/// Closed at once, with this code.
+fn closed() -> Vec<(Vec<u8>, u64)> {
+    vec![
+        (b"{".to_vec(), 4502),
+        (b"".to_vec(), 4502),
+        (b"null and void".to_vec(), 4502),
+        (b"\xff\xfe\"".to_vec(), 4502),
+        (HELLO.as_bytes().to_vec(), 4502),
+        (vec![b'['; 60_000], 4502),
+        (format!("{{\"type\":\"{}\"}}", "x".repeat(70_000)).into_bytes(), 4506),
+    ]
+}
+
+async fn members(served: &Served) -> [Member; 2] {
+    [served.websocket().await, served.webtransport().await]
+}
+
+#[tokio::test]
+async fn what_cannot_be_meant_is_refused_and_the_connection_stays() {
+    let served = Served::start().await;
+    for mut member in members(&served).await {
+        member.join("room").await;
+        for message in refused() {
+            member.send_bytes("signal", message.as_bytes()).await;
+            let said = member.next("signal").await.unwrap();
+            assert_eq!(said["type"], "error", "{said} for {}", &message[..60.min(message.len())]);
+        }
+        member.answers().await;
+        member.send("signal", json!({"type": "leave", "id": 5, "room": "room"})).await;
+        member.expect("signal", "ok").await;
+    }
+    is_well(&served, "room").await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_ends_the_connection() {
+    let served = Served::start().await;
+    for (bytes, code) in closed() {
+        for mut member in members(&served).await {
+            member.send_bytes("signal", &bytes).await;
+            assert_eq!(member.closed().await, code, "{:?}", &bytes[..20.min(bytes.len())]);
+        }
+    }
+    is_well(&served, "room").await;
+}
+
+#[tokio::test]
+async fn lengths_that_are_announced_cost_nothing_and_end_the_connection() {
+    let served = Served::start().await;
+    // On a stream: frames of a gigabyte and of all there is, as a first message and as a later one.
+    for prefix in [&[0xbf, 0xff, 0xff, 0xff][..], &[0xff; 8]] {
+        for greeting in [Vec::new(), frame(HELLO)] {
+            let (_endpoint, session) =
+                dial_webtransport(Ipv4Addr::LOCALHOST, served.secure()).await;
+            let (mut send, mut recv) = soon(session.open_bi()).await.unwrap();
+            send.write_all(&[&greeting, prefix].concat()).await.unwrap();
+            let said = last_words(&mut recv).await;
+            // Whoever has not said `hello` has no stream to be told on.
+            assert_eq!(said.contains("4506"), !greeting.is_empty(), "{said}");
+            soon(session.closed()).await;
+        }
+    }
+    // On a WebSocket: the same as one frame, and as one that goes on and on.
+    let head = |len: u64| {
+        let mut head = vec![0x81, 0xff];
+        head.extend_from_slice(&len.to_be_bytes());
+        head.extend_from_slice(&[0; 4]);
+        head
+    };
+    for bytes in [head(1 << 30), head(u64::MAX >> 1)] {
+        let mut io = tcp(served.plain()).await;
+        io.write_all(&upgrade(served.plain())).await.unwrap();
+        io.write_all(&text(HELLO)).await.unwrap();
+        hears(&mut io, "welcome").await;
+        io.write_all(&bytes).await.unwrap();
+        assert!(last_words(&mut io).await.contains("4506"));
+    }
+    let mut io = tcp(served.plain()).await;
+    io.write_all(&upgrade(served.plain())).await.unwrap();
+    io.write_all(&text(HELLO)).await.unwrap();
+    hears(&mut io, "welcome").await;
+    let mut opcode = 0x01;
+    for _ in 0..20 {
+        let part = [&[opcode, 0xfe, 0x10, 0x00, 0, 0, 0, 0][..], &[b' '; 4_096]].concat();
+        // It may be over before all of it is written.
+        if io.write_all(&part).await.is_err() {
+            break;
+        }
+        opcode = 0;
+    }
+    assert!(last_words(&mut io).await.contains("4506"));
+    is_well(&served, "room").await;
+}
+
+#[tokio::test]
+async fn what_is_no_websocket_frame_ends_the_connection() {
+    let served = Served::start().await;
+    let unmasked = [&[0x81, HELLO.len() as u8][..], HELLO.as_bytes()].concat();
+    let cases = [
+        unmasked,
+        // Bits and opcodes that mean nothing.
+        vec![0xf1, 0x80, 0, 0, 0, 0],
+        vec![0x83, 0x80, 0, 0, 0, 0],
+        // A control frame in pieces, and one that is too long.
+        vec![0x09, 0x80, 0, 0, 0, 0],
+        [&[0x89, 0xfe, 0x01, 0x00, 0, 0, 0, 0][..], &[0; 256]].concat(),
+        // The rest of nothing; bytes that are no text; a close frame of one byte.
+        vec![0x80, 0x80, 0, 0, 0, 0],
+        vec![0x81, 0x81, 0, 0, 0, 0, 0xff],
+        vec![0x88, 0x81, 0, 0, 0, 0, 3],
+        // Binary where text was agreed.
+        [&[0x82, 0x80 | HELLO.len() as u8, 0, 0, 0, 0][..], HELLO.as_bytes()].concat(),
+    ];
+    for bytes in cases {
+        let mut io = tcp(served.plain()).await;
+        io.write_all(&upgrade(served.plain())).await.unwrap();
+        hears(&mut io, "101").await;
+        io.write_all(&bytes).await.unwrap();
+        let said = last_words(&mut io).await;
+        assert!(!said.contains("welcome"), "{bytes:?}: {said}");
+    }
+    is_well(&served, "room").await;
+}
