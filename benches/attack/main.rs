@@ -96,8 +96,8 @@ async fn phase(
     Ok(Phase { name, sample, cpu: [share(0), share(1), share(2)], rss: server.memory()?.rss })
 }
 
-const WIDTHS: [usize; 12] = [7, 8, 8, 8, 10, 5, 9, 9, 8, 8, 7, 6];
-const HEADS: [&str; 12] = [
+const WIDTHS: [usize; 13] = [7, 8, 8, 8, 10, 5, 9, 9, 8, 8, 8, 7, 6];
+const HEADS: [&str; 13] = [
     "phase",
     "p50 ms",
     "p99 ms",
@@ -106,6 +106,7 @@ const HEADS: [&str; 12] = [
     "lost",
     "enter p50",
     "enter max",
+    "kept out",
     "gateway",
     "hostile",
     "honest",
@@ -130,6 +131,7 @@ fn print(phase: &Phase) {
         sample.lost.to_string(),
         ms(sample.enter_p50),
         ms(sample.enter_max),
+        sample.kept_out.to_string(),
         share(0),
         share(1),
         share(2),
@@ -137,7 +139,7 @@ fn print(phase: &Phase) {
     ]);
 }
 
-fn line(cells: [String; 12]) {
+fn line(cells: [String; 13]) {
     let padded: Vec<_> =
         cells.iter().zip(WIDTHS).map(|(cell, width)| format!("{cell:>width$}")).collect();
     println!("| {} |", padded.join(" | "));

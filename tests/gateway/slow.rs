@@ -47,7 +47,7 @@ async fn served() -> Served {
 }
 
 #[tokio::test]
-async fn a_handshake_of_over_tls() {
+async fn a_handshake_of_tls() {
     let served = served().await;
     // A record of 16,000 bytes, of which the first few come.
     let mut hello = vec![0x16, 3, 1, 0x3e, 0x80, 1, 0, 0x3e, 0x7c, 3, 3];
