@@ -7,6 +7,7 @@
 //! is measured.
 
 mod chaos;
+mod fleet;
 mod ledger;
 mod member;
 mod path;
@@ -20,6 +21,7 @@ use std::io;
 use clap::Args;
 use handover_client::{ConnectError, Error};
 
+pub use self::fleet::Fleet;
 pub use self::report::Report;
 use self::target::OwnGateway;
 use crate::config::LogFilter;
@@ -119,12 +121,16 @@ pub enum LoadError {
 
 /// Runs, and says what came of it.
 pub async fn run(args: &LoadArgs) -> Result<Report, LoadError> {
-    let seed = args.seed.unwrap_or_else(|| u64::from(getrandom::u32().unwrap_or(1)));
     if !args.url.is_empty() {
-        return run::run(args, &target::named(args).await?, seed).await;
+        return run::run(args, &target::named(args).await?, None).await;
     }
     let own = OwnGateway::start().await?;
-    let report = run::run(args, &own.targets(), seed).await;
+    let report = run::run(args, &own.targets(), None).await;
     own.stop().await;
     report
+}
+
+/// Runs on gateways that share their rooms, of which some may be gone for a while.
+pub async fn run_on(args: &LoadArgs, fleet: &Fleet) -> Result<Report, LoadError> {
+    run::run(args, &fleet.targets(), Some(fleet)).await
 }

@@ -1,6 +1,7 @@
 //! One session under load: it sends, it listens, and it is timed when its connection breaks.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -36,6 +37,8 @@ pub(super) struct Member {
     pub(super) path: Option<Path>,
     /// What its connection broke by, and when, until another one carries it.
     broken: Mutex<Option<(Harm, Time)>>,
+    /// When its gateway died, until another one carries it.
+    orphaned: Mutex<Option<Time>>,
 }
 
 /// What became of a session.
@@ -50,6 +53,10 @@ pub(super) struct Lived {
     /// The session ended by itself.
     pub(super) ended: u64,
     pub(super) recoveries: Vec<(Harm, Duration)>,
+    /// How long it took until another gateway carried it, each time that its own died.
+    pub(super) failovers: Vec<Duration>,
+    /// How long it was without a connection, each time that it noticed.
+    pub(super) gaps: Vec<Duration>,
 }
 
 /// What became of a membership.
@@ -68,13 +75,8 @@ impl Member {
         codec: Codec,
         token: Option<String>,
         rooms: &[(usize, String)],
-        broken_on_purpose: bool,
+        path: Option<Path>,
     ) -> Result<Member, LoadError> {
-        let path = if broken_on_purpose {
-            Some(Path::open(target.address).await.map_err(LoadError::Path)?)
-        } else {
-            None
-        };
         let options = Options {
             transport: target.transport,
             codec,
@@ -92,7 +94,8 @@ impl Member {
             joined.push((*room, client.join(name, None).await?));
         }
         let chooses = target.transport == handover_client::Transport::Auto;
-        Ok(Member { session, client, chooses, rooms: joined, path, broken: Mutex::default() })
+        let (broken, orphaned) = Default::default();
+        Ok(Member { session, client, chooses, rooms: joined, path, broken, orphaned })
     }
 
     /// The transport that carries it now.
@@ -101,6 +104,20 @@ impl Member {
             State::Live { transport, .. } => Some(*transport),
             _ => None,
         }
+    }
+
+    /// The gateway that carries it now, where that is known.
+    pub(super) fn gateway(&self) -> Option<SocketAddr> {
+        self.path.as_ref()?.gateway(self.transport()?)
+    }
+
+    /// Its gateway dies.
+    pub(super) fn loses_gateway(&self, now: Time) {
+        self.orphaned().get_or_insert(now);
+    }
+
+    fn orphaned(&self) -> MutexGuard<'_, Option<Time>> {
+        self.orphaned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its connection is about to break. That is timed unless it is broken already.
@@ -157,6 +174,7 @@ impl Member {
         };
         let mut next = pause(&mut random);
         let mut sending = true;
+        let mut without = None;
         while sending || !sendings.is_empty() || self.is_broken() {
             tokio::select! {
                 () = &mut next, if sending => {
@@ -180,13 +198,18 @@ impl Member {
                         let now = run.clock.now();
                         let since = self.mend();
                         lived.recoveries.extend(since.map(|(harm, at)| (harm, now.since(at))));
+                        let orphaned = { self.orphaned().take() };
+                        lived.failovers.extend(orphaned.map(|at| now.since(at)));
+                        lived.gaps.extend(without.take().map(|since| now.since(since)));
                     }
                     State::Ended(why) => {
                         tracing::warn!(session = self.session, ?why, "a session ended");
                         lived.ended += 1;
                         return lived;
                     }
-                    State::Connecting | State::Reconnecting => {}
+                    State::Connecting | State::Reconnecting => {
+                        without.get_or_insert(run.clock.now());
+                    }
                 },
                 () = reached(&mut phase, Phase::Finishing), if sending => sending = false,
             }

@@ -6,8 +6,10 @@ mod udp;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use handover_client::Kind;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -49,23 +51,40 @@ const OPEN: Passage = Passage { up: Way::Open, down: Way::Open, cut: false };
 /// What both halves share with whoever breaks the path.
 #[derive(Debug)]
 struct Shared {
-    gateway: SocketAddr,
+    /// Those that are up, and take new connections in turn.
+    gateways: watch::Receiver<Vec<SocketAddr>>,
+    turn: AtomicUsize,
     /// The connections there are. Those nobody serves any more are dropped on the way.
-    passages: Mutex<Vec<watch::Sender<Passage>>>,
+    passages: Mutex<Vec<Open>>,
     /// No packet gets through, of whichever connection.
     udp_blocked: watch::Sender<bool>,
 }
 
+/// A connection there is.
+#[derive(Clone, Debug)]
+struct Open {
+    kind: Kind,
+    gateway: SocketAddr,
+    passage: watch::Sender<Passage>,
+}
+
 impl Shared {
-    fn open(&self) -> watch::Receiver<Passage> {
+    /// Where the next connection goes, as a balancer would have it; nowhere if nothing is up.
+    fn next_gateway(&self) -> Option<SocketAddr> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let up = self.gateways.borrow();
+        up.get(turn.checked_rem(up.len())?).copied()
+    }
+
+    fn open(&self, kind: Kind, gateway: SocketAddr) -> watch::Receiver<Passage> {
         let (passage, watched) = watch::channel(OPEN);
-        self.with_passages(|passages| passages.push(passage));
+        self.with_passages(|passages| passages.push(Open { kind, gateway, passage }));
         watched
     }
 
-    fn with_passages<T>(&self, act: impl FnOnce(&mut Vec<watch::Sender<Passage>>) -> T) -> T {
+    fn with_passages<T>(&self, act: impl FnOnce(&mut Vec<Open>) -> T) -> T {
         let mut passages = self.passages.lock().unwrap_or_else(PoisonError::into_inner);
-        passages.retain(|passage| !passage.is_closed() && !passage.borrow().cut);
+        passages.retain(|open| !open.passage.is_closed() && !open.passage.borrow().cut);
         act(&mut passages)
     }
 }
@@ -79,13 +98,16 @@ pub(super) struct Path {
 }
 
 impl Path {
-    /// Opens one to a gateway.
-    pub(super) async fn open(gateway: SocketAddr) -> io::Result<Self> {
+    /// Opens one to whichever gateways are up, beginning with the one at `turn`.
+    pub(super) async fn open(
+        gateways: watch::Receiver<Vec<SocketAddr>>,
+        turn: usize,
+    ) -> io::Result<Self> {
         let (tcp, udp) = bind().await?;
         let address = tcp.local_addr()?;
         let (udp_blocked, _) = watch::channel(false);
-        let shared = Shared { gateway, passages: Mutex::default(), udp_blocked };
-        let shared = Arc::new(shared);
+        let (turn, passages) = (AtomicUsize::new(turn), Mutex::default());
+        let shared = Arc::new(Shared { gateways, turn, passages, udp_blocked });
         let mut tasks = JoinSet::new();
         tasks.spawn(tcp::relay(tcp, shared.clone()));
         tasks.spawn(udp::relay(udp, shared.clone()));
@@ -97,10 +119,17 @@ impl Path {
         self.address
     }
 
+    /// The gateway that the newest connection of a kind goes to.
+    pub(super) fn gateway(&self, kind: Kind) -> Option<SocketAddr> {
+        self.shared.with_passages(|passages| {
+            passages.iter().rev().find(|open| open.kind == kind).map(|open| open.gateway)
+        })
+    }
+
     /// Breaks every connection there is, for good. Later ones are not concerned.
     pub(super) fn cut(&self) {
         self.shared.with_passages(|passages| {
-            for passage in passages {
+            for Open { passage, .. } in passages {
                 passage.send_modify(|passage| passage.cut = true);
             }
         });
@@ -109,13 +138,13 @@ impl Path {
     /// Changes how the present connections are doing. Returns what undoes that.
     pub(super) fn disturb(&self, up: Way, down: Way) -> Disturbed {
         let passages = self.shared.with_passages(|passages| {
-            for passage in passages.iter() {
+            for Open { passage, .. } in passages.iter() {
                 passage.send_modify(|passage| {
                     passage.up = passage.up.then(up);
                     passage.down = passage.down.then(down);
                 });
             }
-            passages.clone()
+            passages.iter().map(|open| open.passage.clone()).collect()
         });
         Disturbed { passages }
     }

@@ -69,6 +69,8 @@ pub struct Report {
     pub(super) delays: Spread,
     pub(super) harmed: Option<Harmed>,
     pub(super) recoveries: Vec<(Harm, Duration)>,
+    pub(super) failovers: Vec<Duration>,
+    pub(super) gaps: Vec<Duration>,
     /// Sessions that had not come to rest when the run was given up.
     pub(super) restless: u64,
 }
@@ -93,6 +95,16 @@ impl Report {
         self.tally.delivered > 0 && self.promises().iter().all(|(_, broken)| *broken == 0)
     }
 
+    /// How long sessions took to come back after their gateway had died, each time.
+    pub fn failovers(&self) -> &[Duration] {
+        &self.failovers
+    }
+
+    /// The longest that a session was without a connection and knew it.
+    pub fn longest_gap(&self) -> Duration {
+        self.gaps.iter().max().copied().unwrap_or_default()
+    }
+
     fn broken_connections(&self, f: &mut fmt::Formatter<'_>, harmed: &Harmed) -> fmt::Result {
         let total: u64 = harmed.times.values().sum();
         writeln!(
@@ -100,11 +112,7 @@ impl Report {
             "\nconnections broken: {total}, of which {} passed unnoticed",
             harmed.unnoticed
         )?;
-        writeln!(
-            f,
-            "  {:<26}{:>8}{:>10}{:>10}{:>10}{:>10}",
-            "", "times", "timed", "p50 ms", "p99 ms", "max ms"
-        )?;
+        heading(f)?;
         let mut all = Vec::new();
         for harm in Harm::ALL {
             let of_harm = self.recoveries.iter().filter(|(of, _)| *of == harm);
@@ -115,6 +123,14 @@ impl Report {
         }
         row(f, "all", total, all)
     }
+}
+
+fn heading(f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    writeln!(
+        f,
+        "  {:<26}{:>8}{:>10}{:>10}{:>10}{:>10}",
+        "", "times", "timed", "p50 ms", "p99 ms", "max ms"
+    )
 }
 
 fn row(
@@ -155,6 +171,13 @@ impl fmt::Display for Report {
         )?;
         if let Some(harmed) = &self.harmed {
             self.broken_connections(f, harmed)?;
+        }
+        if !self.failovers.is_empty() || !self.gaps.is_empty() {
+            writeln!(f, "\nsessions")?;
+            heading(f)?;
+            let counts = [&self.failovers, &self.gaps].map(|times| times.len() as u64);
+            row(f, "whose gateway died", counts[0], self.failovers.clone())?;
+            row(f, "without a connection", counts[1], self.gaps.clone())?;
         }
         writeln!(f)?;
         let promises = self.promises();

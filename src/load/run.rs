@@ -10,8 +10,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::chaos;
+use super::fleet::Fleet;
 use super::ledger::{Ledger, Session};
 use super::member::{Heard, Lived, Member, listen};
+use super::path::Path;
 use super::random::Random;
 use super::report::Report;
 use super::target::Target;
@@ -61,11 +63,12 @@ fn rooms_of(session: Session, rooms: usize) -> Vec<usize> {
 pub(super) async fn run(
     args: &LoadArgs,
     targets: &[Target],
-    seed: u64,
+    fleet: Option<&Fleet>,
 ) -> Result<Report, LoadError> {
+    let seed = args.seed.unwrap_or_else(|| u64::from(getrandom::u32().unwrap_or(1)));
     let mut random = Random::new(seed);
     let rooms = args.rooms;
-    let members = connect(args, targets, seed).await?;
+    let members = connect(args, targets, seed, fleet).await?;
     let mut in_room = vec![Vec::new(); rooms];
     for member in &members {
         for (room, _) in &member.rooms {
@@ -82,6 +85,9 @@ pub(super) async fn run(
         padding: args.bytes,
     });
 
+    if let Some(fleet) = fleet {
+        fleet.begin(run.clock, &members);
+    }
     let (phase, phases) = watch::channel(Phase::Sending);
     let most = members.iter().map(|member| member.rooms.len()).sum::<usize>().max(1);
     let (complete, mut completed) = mpsc::channel(most);
@@ -153,6 +159,7 @@ async fn connect(
     args: &LoadArgs,
     targets: &[Target],
     seed: u64,
+    fleet: Option<&Fleet>,
 ) -> Result<Vec<Arc<Member>>, LoadError> {
     let name = |room: usize| format!("load-{seed:x}-{room}");
     let one = |session: Session| {
@@ -162,7 +169,15 @@ async fn connect(
             rooms_of(session, args.rooms).into_iter().map(|room| (room, name(room))).collect();
         async move {
             let token = args.token.clone();
-            let member = Member::start(session, target, codec, token, &rooms, args.chaos).await?;
+            let path = match fleet {
+                Some(fleet) => Some(Path::open(fleet.up(), session).await),
+                None if args.chaos => {
+                    Some(Path::open(watch::channel(vec![target.address]).1, 0).await)
+                }
+                None => None,
+            };
+            let path = path.transpose().map_err(LoadError::Path)?;
+            let member = Member::start(session, target, codec, token, &rooms, path).await?;
             Ok::<_, LoadError>(Arc::new(member))
         }
     };
@@ -194,6 +209,8 @@ impl Report {
         self.renewed += lived.renewed;
         self.ended += lived.ended;
         self.recoveries.extend(lived.recoveries);
+        self.failovers.extend(lived.failovers);
+        self.gaps.extend(lived.gaps);
     }
 
     fn add_heard(&mut self, heard: &Heard) {

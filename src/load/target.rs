@@ -81,7 +81,7 @@ fn is_encrypted(url: &str) -> bool {
 }
 
 /// Over `https:` each transport by itself, and whichever comes about.
-fn ways(url: &str, address: SocketAddr, certificates: &Certificates) -> Vec<Target> {
+pub(super) fn ways(url: &str, address: SocketAddr, certificates: &Certificates) -> Vec<Target> {
     let transports: &[Transport] = if url.starts_with("https:") {
         &[Transport::WebTransport, Transport::WebSocket, Transport::Auto]
     } else {

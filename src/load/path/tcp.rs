@@ -2,9 +2,10 @@
 
 use std::io;
 use std::sync::Arc;
-
-use socket2::SockRef;
 use std::time::Duration;
+
+use handover_client::Kind;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -33,8 +34,10 @@ pub(super) async fn relay(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 async fn pass(mut near: TcpStream, shared: Arc<Shared>) {
-    let mut passage = shared.open();
-    let Ok(mut far) = TcpStream::connect(shared.gateway).await else { return };
+    // Refused, as by a balancer with nobody behind it.
+    let Some(gateway) = shared.next_gateway() else { return };
+    let mut passage = shared.open(Kind::WebSocket, gateway);
+    let Ok(mut far) = TcpStream::connect(gateway).await else { return };
     // Without it the two ends see larger delays, and nothing else.
     let _ = (near.set_nodelay(true), far.set_nodelay(true));
     let cut = {

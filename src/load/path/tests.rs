@@ -40,7 +40,7 @@ fn connections_of_one_socket_are_told_apart() {
 /// A path, and both ends of a TCP connection over it.
 async fn connected() -> (Path, TcpStream, TcpStream) {
     let gateway = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let path = Path::open(gateway.local_addr().unwrap()).await.unwrap();
+    let path = Path::open(watch::channel(vec![gateway.local_addr().unwrap()]).1, 0).await.unwrap();
     let near = TcpStream::connect(path.address()).await.unwrap();
     let (far, _) = gateway.accept().await.unwrap();
     (path, near, far)
@@ -97,4 +97,24 @@ async fn what_is_said_into_silence_is_gone() {
     assert_eq!(read(&mut near).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     let after = read(&mut far).await.unwrap_err().kind();
     assert_eq!(after, io::ErrorKind::UnexpectedEof, "nothing before the end");
+}
+
+#[tokio::test]
+async fn new_connections_go_to_gateways_in_turn_while_they_are_up() {
+    let mut gateways = Vec::new();
+    for _ in 0..2 {
+        gateways.push(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
+    }
+    let all: Vec<SocketAddr> = gateways.iter().map(|g| g.local_addr().unwrap()).collect();
+    let (up, watched) = watch::channel(all.clone());
+    let path = Path::open(watched, 1).await.unwrap();
+    for at in [1, 0, 1] {
+        let _near = TcpStream::connect(path.address()).await.unwrap();
+        let _far = gateways[at].accept().await.unwrap();
+        assert_eq!(path.gateway(Kind::WebSocket), Some(all[at]));
+        assert_eq!(path.gateway(Kind::WebTransport), None);
+    }
+    up.send_replace(Vec::new());
+    let mut near = TcpStream::connect(path.address()).await.unwrap();
+    assert!(read(&mut near).await.is_err(), "there is nobody");
 }

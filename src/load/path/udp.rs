@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use handover_client::Kind;
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -106,8 +107,9 @@ pub(super) async fn relay(near: UdpSocket, shared: Arc<Shared>) {
         let sorted = sorter.lock().unwrap_or_else(PoisonError::into_inner).sort(packet);
         let Some(sorted) = sorted else { continue };
         if let Sorted::New(at) = sorted {
-            let Ok(far) = connect(shared.gateway).await else { return };
-            let (far, passage) = (Arc::new(far), shared.open());
+            let Some(gateway) = shared.next_gateway() else { continue };
+            let Ok(far) = connect(gateway).await else { return };
+            let (far, passage) = (Arc::new(far), shared.open(Kind::WebTransport, gateway));
             let client = Arc::new(Mutex::new(client));
             let answers = Answers {
                 far: far.clone(),

@@ -1,0 +1,77 @@
+//! Gateways that share their rooms, for runs that do without some of them now and then.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+
+use handover_client::Certificates;
+use tokio::sync::watch;
+
+use super::member::Member;
+use super::target::{Target, ways};
+use crate::clock::Clock;
+
+/// Gateways behind a balancer as it were: each connection goes to the next of those that are up.
+#[derive(Debug)]
+pub struct Fleet {
+    url: String,
+    address: SocketAddr,
+    certificates: Certificates,
+    up: watch::Sender<Vec<SocketAddr>>,
+    begun: watch::Sender<bool>,
+    members: OnceLock<(Clock, Vec<Arc<Member>>)>,
+}
+
+impl Fleet {
+    /// Gateways at these addresses that show one of these certificates; all of them are up.
+    /// `None` without any.
+    pub fn new(addresses: Vec<SocketAddr>, certificates: Certificates) -> Option<Fleet> {
+        let address = *addresses.first()?;
+        Some(Fleet {
+            url: format!("https://{address}"),
+            address,
+            certificates,
+            up: watch::channel(addresses).0,
+            begun: watch::channel(false).0,
+            members: OnceLock::new(),
+        })
+    }
+
+    /// New connections go to these from now on. Those there are stay.
+    pub fn set_up(&self, up: Vec<SocketAddr>) {
+        self.up.send_replace(up);
+    }
+
+    /// A gateway dies now: its sessions are timed until they are back.
+    pub fn lose(&self, gateway: SocketAddr) {
+        let Some((clock, members)) = self.members.get() else { return };
+        let now = clock.now();
+        let concerned = members.iter().filter(|member| member.gateway() == Some(gateway));
+        concerned.for_each(|member| member.loses_gateway(now));
+    }
+
+    /// How many sessions each gateway carries now.
+    pub fn carried(&self, gateway: SocketAddr) -> usize {
+        let members = self.members.get().map_or(&[][..], |(_, members)| members);
+        members.iter().filter(|member| member.gateway() == Some(gateway)).count()
+    }
+
+    /// Waits until every session is in its rooms.
+    pub async fn wait_begun(&self) {
+        // The sender is this very fleet's.
+        let _ = self.begun.subscribe().wait_for(|begun| *begun).await;
+    }
+
+    pub(super) fn begin(&self, clock: Clock, members: &[Arc<Member>]) {
+        // A second run on the same fleet is not timed.
+        let _ = self.members.set((clock, members.to_vec()));
+        self.begun.send_replace(true);
+    }
+
+    pub(super) fn up(&self) -> watch::Receiver<Vec<SocketAddr>> {
+        self.up.subscribe()
+    }
+
+    pub(super) fn targets(&self) -> Vec<Target> {
+        ways(&self.url, self.address, &self.certificates)
+    }
+}

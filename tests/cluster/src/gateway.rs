@@ -1,0 +1,123 @@
+//! A gateway in a process of its own.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+
+use crate::Outcome;
+use crate::redis::signal;
+
+/// Far longer than it takes.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub(crate) struct GatewayProcess {
+    program: PathBuf,
+    dir: PathBuf,
+    broker: String,
+    log: String,
+    address: SocketAddr,
+    certificate: [u8; 32],
+    child: Child,
+    /// Held: what it prints must have somewhere to go.
+    _printed: Lines<BufReader<ChildStdout>>,
+}
+
+impl GatewayProcess {
+    pub(crate) async fn start(
+        program: &Path,
+        dir: &Path,
+        broker: &str,
+        log: &str,
+    ) -> Outcome<GatewayProcess> {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (child, printed, address, certificate) =
+            begin(program, dir, broker, log, nowhere).await?;
+        Ok(GatewayProcess {
+            program: program.to_owned(),
+            dir: dir.to_owned(),
+            broker: broker.to_owned(),
+            log: log.to_owned(),
+            address,
+            certificate,
+            child,
+            _printed: printed,
+        })
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn certificate(&self) -> [u8; 32] {
+        self.certificate
+    }
+
+    /// As when the machine loses its power.
+    pub(crate) async fn kill(&mut self) -> Outcome<()> {
+        Ok(self.child.kill().await?)
+    }
+
+    /// Lets its clients go elsewhere, and ends.
+    pub(crate) async fn drain(&mut self) -> Outcome<()> {
+        signal(&self.child, "TERM").await?;
+        let status = self.child.wait().await?;
+        if status.success() { Ok(()) } else { Err(format!("the gateway ended: {status}").into()) }
+    }
+
+    /// Begins again at the same address.
+    pub(crate) async fn restart(&mut self) -> Outcome<()> {
+        let begun = begin(&self.program, &self.dir, &self.broker, &self.log, self.address).await?;
+        (self.child, self._printed, ..) = begun;
+        Ok(())
+    }
+}
+
+type Begun = (Child, Lines<BufReader<ChildStdout>>, SocketAddr, [u8; 32]);
+
+async fn begin(
+    program: &Path,
+    dir: &Path,
+    broker: &str,
+    log: &str,
+    address: SocketAddr,
+) -> Outcome<Begun> {
+    let mut child = Command::new(program)
+        .args(["serve", "--http", "off", "--broker", broker, "--log", log])
+        .args(["--listen", &address.to_string()])
+        // All clients are here.
+        .args(["--set=limits.connections_per_address=0", "--set=limits.ungreeted_per_address=0"])
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| format!("{}: {error}", program.display()))?;
+    let mut printed = BufReader::new(child.stdout.take().ok_or("no output")?).lines();
+    let announced = async {
+        let mut at = None;
+        while let Some(line) = printed.next_line().await? {
+            let line = line.trim();
+            if let Some(addresses) = line.strip_prefix("QUIC and TLS") {
+                at = Some(addresses.trim().parse()?);
+            } else if let Some(certificate) = line.strip_prefix("certificate") {
+                let hash = certificate.split_whitespace().nth(1).ok_or("no certificate")?;
+                let hash = STANDARD.decode(hash)?.try_into().map_err(|_| "no hash")?;
+                return Ok((at.ok_or("no address")?, hash));
+            }
+        }
+        Err::<(SocketAddr, [u8; 32]), Box<dyn std::error::Error + Send + Sync>>(
+            "a gateway did not start".into(),
+        )
+    };
+    let (address, certificate) = tokio::time::timeout(START_TIMEOUT, announced)
+        .await
+        .map_err(|_| "a gateway takes too long to start")??;
+    Ok((child, printed, address, certificate))
+}
