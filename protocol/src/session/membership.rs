@@ -61,6 +61,9 @@ pub(super) struct Membership<L> {
     epoch: Option<Epoch>,
     log: Option<L>,
     lanes: PerLane<Lane>,
+    /// Lanes that are read no further until the room has answered. Another thread may append to
+    /// the log meanwhile, and the answer would come behind what it does not take into account.
+    pub(super) held: PerLane<bool>,
     /// When entries that were not for the client began to pass it by untold.
     pub(super) untold_since: Option<Time>,
 }
@@ -69,7 +72,8 @@ impl<L: RoomLog> Membership<L> {
     pub(super) fn joining(slot: Slot, room: RoomName) -> Self {
         let lanes = PerLane::default();
         let standing = Standing::Joining;
-        Membership { slot, room, standing, epoch: None, log: None, lanes, untold_since: None }
+        let held = PerLane::default();
+        Membership { slot, room, standing, epoch: None, log: None, lanes, held, untold_since: None }
     }
 
     /// Reads on from `positions`. `start` if a membership begins there, rather than goes on.
@@ -127,7 +131,7 @@ impl<L: RoomLog> Membership<L> {
     /// What to send next on `lane`.
     pub(super) fn next(&mut self, now: Time, lane: LogLane, codec: Codec, viewer: PeerId) -> Next {
         let (Some(log), Some(epoch)) = (&self.log, self.epoch) else { return Next::Nothing };
-        if matches!(self.standing, Standing::Joining | Standing::Resetting) {
+        if matches!(self.standing, Standing::Joining | Standing::Resetting) || self.held[lane] {
             return Next::Nothing;
         }
         let end = match self.standing {

@@ -150,6 +150,19 @@ impl Bench {
         self.gateway.handle_frame(self.now, client.id, lane, &bytes);
     }
 
+    /// As [`Bench::say`], but no connection looks at what the rooms did yet.
+    pub fn say_unseen(&mut self, client: &Client, message: Value) {
+        self.put(client, Lane::Signal, message);
+        for room in self.gateway.waiting() {
+            self.gateway.turn(self.now, &room);
+        }
+    }
+
+    /// How many frames go out before the connection looks at what the rooms did.
+    pub fn sent_unseen(&mut self, client: &Client) -> usize {
+        std::iter::from_fn(|| self.gateway.poll_transmit(self.now, client.id, Lane::Signal)).count()
+    }
+
     /// Sends bytes that need not be a message.
     pub fn say_bytes(&mut self, client: &Client, lane: Lane, bytes: &[u8]) {
         self.gateway.handle_frame(self.now, client.id, lane, bytes);

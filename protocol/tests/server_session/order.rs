@@ -50,6 +50,29 @@ fn the_start_on_the_bulk_lane_is_marked_before_anything_else() {
 }
 
 #[test]
+fn what_is_appended_before_an_answer_is_seen_comes_behind_it() {
+    let message = json!({"type": "message", "body": "before"});
+    let after = json!({"type": "message", "body": "after"});
+    for (request, expected) in [
+        ("members", json!([message, {"type": "members", "signal": 3}, after])),
+        ("join", json!([message, {"type": "joined", "signal": 3}, after])),
+        ("leave", json!([message, {"type": "ok"}])),
+    ] {
+        let mut bench = Bench::default();
+        let (ann, bob) = (bench.member("r"), bench.member("r"));
+        bench.hush(&[&ann, &bob]);
+        // Seen, and not sent yet: from now on the log is read as it grows.
+        bench.send(&ann, "r", "signal", 1, json!("before"));
+        bench.say_unseen(&bob, json!({"type": request, "id": 2, "room": "r"}));
+        let after =
+            json!({"type": "send", "room": "r", "lane": "signal", "seq": 2, "body": "after"});
+        bench.say_unseen(&ann, after);
+        assert_eq!(bench.sent_unseen(&bob), 0, "{request}");
+        assert_heard(&bench.hear(&bob), expected);
+    }
+}
+
+#[test]
 fn answers_come_behind_the_entries_before_them() {
     let mut bench = Bench::default();
     let (ann, bob) = (bench.member("r"), bench.member("r"));

@@ -18,9 +18,14 @@ const LIMITED_AFTER_MS: u64 = 1_000;
 impl<L: RoomLog> ServerSession<L> {
     /// Takes a room's answer.
     pub fn handle_reply(&mut self, reply: Reply<L>) {
-        self.waiting &= !answers_request(&reply.outcome);
+        let answers_request = answers_request(&reply.outcome);
+        self.waiting &= !answers_request;
         let found = self.memberships.iter().position(|m| m.slot == reply.slot);
         let Some(index) = found else { return };
+        if answers_request {
+            self.memberships[index].held = PerLane::default();
+            self.mark(reply.slot);
+        }
         match reply.outcome {
             Outcome::Joined { id, snapshot, start } => self.joined(index, id, snapshot, start),
             Outcome::Left { id, at } => {

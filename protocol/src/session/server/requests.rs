@@ -9,7 +9,7 @@ use crate::session::membership::{Membership, Standing};
 use crate::session::{About, Op, Request, RoomLog, Slot};
 use crate::wire::codec::DecodeError;
 use crate::wire::message::{ClientMessage, Close, Ice, Reference, ServerMessage};
-use crate::wire::{CloseCode, ErrorCode, Json, Lane, LogLane, PeerId, RoomName};
+use crate::wire::{CloseCode, ErrorCode, Json, Lane, LogLane, PeerId, PerLane, RoomName};
 
 impl<L: RoomLog> ServerSession<L> {
     /// Takes one message that came on `lane`.
@@ -190,7 +190,15 @@ impl<L: RoomLog> ServerSession<L> {
             return self.refuse(&room, op.about(), &Refusal::NOT_A_MEMBER, None);
         };
         self.waiting |= !matches!(op, Op::Send(_) | Op::Ephemeral { .. });
-        let slot = self.memberships[index].slot;
+        let membership = &mut self.memberships[index];
+        membership.held = match op {
+            // The answer says who is there, and belongs behind exactly what led to that.
+            Op::Members { .. } | Op::Join { .. } => PerLane { signal: true, bulk: false },
+            // Nothing behind its end is for a member any more.
+            Op::Leave { .. } => PerLane { signal: true, bulk: true },
+            _ => membership.held,
+        };
+        let slot = membership.slot;
         self.actions.push_back(Action::Request(Request { slot, room, op }));
     }
 }
