@@ -88,7 +88,14 @@ async fn begin(
     log: &str,
     address: SocketAddr,
 ) -> Outcome<Begun> {
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    // Settings of whoever runs this are not this gateway's.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("HANDOVER_") {
+            command.env_remove(name);
+        }
+    }
+    let mut child = command
         .args(["serve", "--http", "off", "--broker", broker, "--log", log])
         .args(["--listen", &address.to_string()])
         // All clients are here.
