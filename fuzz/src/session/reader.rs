@@ -69,7 +69,7 @@ impl Reader {
                     assert_eq!(mark.lane, LogLane::Bulk);
                     room.at.bulk = Some((mark.epoch, mark.offset));
                 } else {
-                    room.advance(mark.lane, mark.epoch, mark.offset);
+                    room.pass(mark.lane, mark.epoch, mark.offset);
                 }
             }
             ServerMessage::Accepted(accepted) => {
@@ -131,11 +131,20 @@ impl Room {
         self.away.clear();
     }
 
-    /// Each entry comes once and in order; another life only behind a new start.
+    /// Each entry comes once and in order.
     fn advance(&mut self, lane: LogLane, epoch: Epoch, offset: u64) {
+        if let Some((_, at)) = self.at[lane] {
+            assert!(offset > at, "{lane:?}: {offset} behind {at}");
+        }
+        self.pass(lane, epoch, offset);
+    }
+
+    /// Never back, and to another life only behind a new start. A mark may say what a `joined`
+    /// of a membership it has already has said: that one does not move the client.
+    fn pass(&mut self, lane: LogLane, epoch: Epoch, offset: u64) {
         if let Some((life, at)) = self.at[lane] {
             assert_eq!(life, epoch, "another life without a start");
-            assert!(offset > at, "{lane:?}: {offset} behind {at}");
+            assert!(offset >= at, "{lane:?}: {offset} behind {at}");
         }
         self.at[lane] = Some((epoch, offset));
     }
