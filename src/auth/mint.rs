@@ -107,16 +107,13 @@ impl SigningKey {
             let (kind, der) = section.map_err(|error| format!("is not PEM: {error:?}"))?;
             let der = Zeroizing::new(der);
             match kind {
-                SectionKind::PrivateKey | SectionKind::RsaPrivateKey => {
+                SectionKind::PrivateKey
+                | SectionKind::RsaPrivateKey
+                | SectionKind::EcPrivateKey => {
                     return SigningKey::from_der(&der).ok_or_else(|| {
                         "holds a private key that is neither RSA, nor EC P-256, nor Ed25519"
                             .to_owned()
                     });
-                }
-                SectionKind::EcPrivateKey => {
-                    return Err("holds an EC key in an older form; convert it with openssl pkcs8 \
-                                -topk8 -nocrypt"
-                        .to_owned());
                 }
                 _ => {}
             }

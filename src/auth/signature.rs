@@ -8,6 +8,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind, EncodingKey};
 use ring::hmac;
 use ring::rand::SystemRandom;
 use ring::signature as sig;
+use zeroize::Zeroizing;
 
 static RING: CryptoProvider = CryptoProvider {
     signer_factory: signer,
@@ -116,12 +117,31 @@ pub(super) fn rsa_pair(
     sig::RsaKeyPair::from_pkcs8(der).or_else(|_| sig::RsaKeyPair::from_der(der))
 }
 
-/// A P-256 key in PKCS#8.
+/// A P-256 key in PKCS#8, or in SEC1 as `openssl ecparam` writes it.
 pub(super) fn ecdsa_pair(
     der: &[u8],
 ) -> std::result::Result<sig::EcdsaKeyPair, ring::error::KeyRejected> {
     let random = SystemRandom::new();
-    sig::EcdsaKeyPair::from_pkcs8(&sig::ECDSA_P256_SHA256_FIXED_SIGNING, der, &random)
+    let read = |der: &[u8]| {
+        sig::EcdsaKeyPair::from_pkcs8(&sig::ECDSA_P256_SHA256_FIXED_SIGNING, der, &random)
+    };
+    read(der).or_else(|rejected| wrapped(der).map_or(Err(rejected), |pkcs8| read(&pkcs8)))
+}
+
+/// What PKCS#8 (RFC 5958) has in front of a P-256 key in SEC1 (RFC 5915): a version, and which
+/// curve it is.
+const P256: &[u8] = b"\x02\x01\x00\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\
+    \x2a\x86\x48\xce\x3d\x03\x01\x07";
+
+/// A P-256 key in SEC1 as PKCS#8; nothing if it is too short or too long for one.
+fn wrapped(sec1: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    const SEQUENCE: u8 = 0x30;
+    const OCTET_STRING: u8 = 0x04;
+    /// The length is the byte after this one. Those of 128 and more are written so, others not.
+    const LONG: u8 = 0x81;
+    let inner = u8::try_from(sec1.len()).ok().filter(|len| *len < 0x80)?;
+    let outer = Some(P256.len() as u8 + 2 + inner).filter(|len| *len >= 0x80)?;
+    Some(Zeroizing::new([&[SEQUENCE, LONG, outer], P256, &[OCTET_STRING, inner], sec1].concat()))
 }
 
 /// An Ed25519 key in PKCS#8, with its public half or without.

@@ -10,12 +10,12 @@ pub(super) const CONFIG_ROTATION: u64 = 0;
 pub(super) const NONCE_BYTES: u64 = 8;
 /// 7 marks ids that lead nowhere in particular.
 pub(super) const CONFIG_ROTATION_MAX: u64 = 6;
-/// Fewer would repeat too soon; QUIC-LB forbids it.
-pub(super) const NONCE_BYTES_MIN: u64 = 4;
+/// With fewer an address could be proven by guessing.
+pub(super) const NONCE_BYTES_MIN: u64 = 8;
 /// What a server id of one byte leaves.
 pub(super) const NONCE_BYTES_MAX: u64 = 18;
 /// What the shortest nonce leaves.
-const SERVER_ID_BYTES_MAX: usize = 15;
+const SERVER_ID_BYTES_MAX: usize = 11;
 /// Server id and nonce; QUIC allows 20, and the first octet is QUIC-LB's.
 const BYTES_MAX: usize = 19;
 
@@ -36,7 +36,7 @@ pub(super) struct HexBytes(Vec<u8>);
 
 impl Value for Option<HexBytes> {
     fn read(raw: Raw<'_>) -> Result<Self, Expected> {
-        let expected = "1 to 15 bytes as hexadecimal digits, two each, such as 0a or \
+        let expected = "1 to 11 bytes as hexadecimal digits, two each, such as 0a or \
                         0x00000000000000a1";
         let bytes = text(raw).and_then(|text| parse(text.strip_prefix("0x").unwrap_or(text)));
         bytes.map(|bytes| Some(HexBytes(bytes))).ok_or_else(|| expected.into())
@@ -111,9 +111,9 @@ mod tests {
         let one = ServerId { bytes: vec![0x0a], config_rotation: 0, nonce_bytes: 8 };
         assert_eq!(read("quic.server_id = '0A'").unwrap().server_id, Some(one));
         let cloud =
-            "[quic]\nserver_id = '0x00000000000000a1'\nconfig_rotation = 6\nnonce_bytes = 4";
+            "[quic]\nserver_id = '0x00000000000000a1'\nconfig_rotation = 6\nnonce_bytes = 11";
         let bytes = vec![0, 0, 0, 0, 0, 0, 0, 0xa1];
-        let expected = ServerId { bytes, config_rotation: 6, nonce_bytes: 4 };
+        let expected = ServerId { bytes, config_rotation: 6, nonce_bytes: 11 };
         assert_eq!(read(cloud).unwrap().server_id, Some(expected));
     }
 
@@ -128,11 +128,11 @@ mod tests {
 
     #[test]
     fn what_is_no_server_id_is_refused() {
-        let long = "11".repeat(16);
+        let long = "11".repeat(12);
         for bad in ["", "0x", "a", "0a0", "zz", "0x0x11", "+1", "é1", &long] {
             let sentence = read(&format!("quic.server_id = '{bad}'")).unwrap_err();
             assert!(
-                sentence.contains("expected 1 to 15 bytes as hexadecimal"),
+                sentence.contains("expected 1 to 11 bytes as hexadecimal"),
                 "{bad}: {sentence}"
             );
         }
@@ -142,24 +142,25 @@ mod tests {
 
     #[test]
     fn the_bounds_are_those_of_the_ids() {
-        for (server_id, nonce) in [(1, 18), (8, 11), (15, 4), (11, 8), (2, 18), (12, 8), (15, 18)] {
+        for (server_id, nonce) in [(1, 18), (8, 11), (8, 8), (11, 8), (2, 18), (10, 10), (11, 18)] {
             let hex = "a1".repeat(server_id);
             let file = format!("[quic]\nserver_id = '{hex}'\nnonce_bytes = {nonce}");
             let possible = ServerIds::new(0, &vec![1; server_id], nonce).is_ok();
             assert_eq!(read(&file).is_ok(), possible, "{file}");
         }
-        let sentence = read("quic.server_id = 'a1a1a1a1a1a1a1a1a1a1a1a1'").unwrap_err();
-        let start = "h.toml line 1: `quic.server_id` has 12 bytes and `quic.nonce_bytes` is 8; ";
+        let file = "quic.server_id = 'a1a1a1a1a1a1a1a1a1a1'\nquic.nonce_bytes = 10";
+        let sentence = read(file).unwrap_err();
+        let start = "h.toml line 2: `quic.server_id` has 10 bytes and `quic.nonce_bytes` is 10; ";
         assert!(sentence.starts_with(start), "{sentence}");
-        for out in ["nonce_bytes = 3", "nonce_bytes = 19", "config_rotation = 7"] {
+        for out in ["nonce_bytes = 7", "nonce_bytes = 19", "config_rotation = 7"] {
             assert!(read(&format!("[quic]\nserver_id = '01'\n{out}")).is_err(), "{out}");
         }
     }
 
     #[test]
     fn settings_of_ids_that_tell_nothing_are_refused() {
-        for key in ["config_rotation", "nonce_bytes"] {
-            let sentence = read(&format!("quic.{key} = 5")).unwrap_err();
+        for (key, value) in [("config_rotation", 5), ("nonce_bytes", 9)] {
+            let sentence = read(&format!("quic.{key} = {value}")).unwrap_err();
             let start =
                 format!("h.toml line 1: `quic.{key}` has no effect without `quic.server_id`");
             assert!(sentence.starts_with(&start), "{sentence}");

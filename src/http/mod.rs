@@ -106,14 +106,18 @@ impl ServeTcp for Site {
         let TcpCaller { io, remote, encrypted, entered } = caller;
         let via = Via { address: remote.ip(), encrypted };
         let upgrading = Mutex::new(Upgrading { entered: Some(entered), agreed: None });
+        let crowded = self.gate.is_tcp_crowded();
         let service = service_fn(|request| {
-            let response = hardened(answer(request, via, self, &upgrading));
+            let mut response = hardened(answer(request, via, self, &upgrading));
+            if crowded && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                // Not left to hyper, which would put it beside the `Upgrade` of a WebSocket.
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
             async move { Ok::<_, Infallible>(response) }
         });
-        let crowded = self.gate.is_tcp_crowded();
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
-            .keep_alive(!crowded)
             .header_read_timeout(if crowded { HEAD_TIMEOUT_CROWDED } else { HEAD_TIMEOUT })
             .max_buf_size(HEAD_BYTES_MAX)
             .serve_connection(TokioIo::new(io), service)

@@ -5,12 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use handover::config::IdentitySource;
 use tokio::net::UdpSocket;
 
 use super::certificates::provide;
-use super::hostile::is_well;
-use super::setup::{Served, any_certificate, soon};
+use super::setup::{any_certificate, soon};
+use super::siege::Besieged;
 use crate::tokens::forge::Signer;
 
 const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -71,8 +70,8 @@ async fn packets(
 }
 
 /// Connections refused so far, for whatever reason.
-async fn refused(served: &Served) -> u64 {
-    served.metric("handover_connections_refused_total{").await
+fn refused(served: &Besieged) -> u64 {
+    served.metric("handover_connections_refused_total{")
 }
 
 /// Certificates as an authority issues them: a leaf and two more, four kilobytes.
@@ -87,20 +86,19 @@ fn provide_chain(dir: &Path) {
     std::fs::write(dir.join("cert.pem"), chain).unwrap();
 }
 
-async fn serve(chain: Option<&Path>) -> Served {
-    Served::with(|config| {
-        config.heartbeat = Duration::from_millis(100);
-        if let Some(dir) = chain {
-            let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
-            config.identity = IdentitySource::Files { cert, key };
-        }
-    })
-    .await
+async fn serve(with_chain: bool) -> Besieged {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = vec!["heartbeat_ms=400"];
+    if with_chain {
+        provide_chain(dir.path());
+        settings.extend(["cert=cert.pem", "key=key.pem"]);
+    }
+    Besieged::within(dir, &settings, None).await
 }
 
 /// What addresses that send these and nothing more get until the gateway gives up.
-async fn answered(served: &Served, attempts: &[Vec<Vec<u8>>]) -> Vec<usize> {
-    let before = refused(served).await;
+async fn answered(served: &Besieged, attempts: &[Vec<Vec<u8>>]) -> Vec<usize> {
+    let before = refused(served);
     let mut sockets = Vec::new();
     for packets in attempts {
         let spoofed = UdpSocket::bind(LOCAL).await.unwrap();
@@ -110,7 +108,7 @@ async fn answered(served: &Served, attempts: &[Vec<Vec<u8>>]) -> Vec<usize> {
         sockets.push(spoofed);
     }
     // The handshake, again and again, until then.
-    while refused(served).await < before + attempts.len() as u64 {
+    while refused(served) < before + attempts.len() as u64 {
         tokio::task::yield_now().await;
     }
     let mut buffer = [0; 2_048];
@@ -130,8 +128,6 @@ fn is_within_bounds(attempts: &[Vec<Vec<u8>>], received: &[usize]) {
 
 #[tokio::test]
 async fn an_address_that_proves_nothing_gets_three_times_what_it_sent() {
-    let dir = tempfile::tempdir().unwrap();
-    provide_chain(dir.path());
     let mut attempts = Vec::new();
     for id_len in [0, 8, 20] {
         for len in [1_200, 1_201, 1_357, 1_472] {
@@ -140,16 +136,16 @@ async fn an_address_that_proves_nothing_gets_three_times_what_it_sent() {
             attempts.push(vec![packet]);
         }
     }
-    for chain in [None, Some(dir.path())] {
-        let served = serve(chain).await;
+    for with_chain in [false, true] {
+        let served = serve(with_chain).await;
         is_within_bounds(&attempts, &answered(&served, &attempts).await);
-        is_well(&served, "room").await;
+        served.is_well().await;
     }
 }
 
 #[tokio::test]
 async fn made_up_answers_prove_nothing() {
-    let served = serve(None).await;
+    let served = serve(false).await;
     let packet = first_packet(8).await;
     // What follows the first one claims to be the rest of the handshake: type 2, an id that the
     // gateway might have chosen, and noise.
@@ -158,21 +154,17 @@ async fn made_up_answers_prove_nothing() {
     handshake[6..14].copy_from_slice(b"a guess!");
     let attempts = [vec![packet, handshake, vec![0x40; 60]]];
     is_within_bounds(&attempts, &answered(&served, &attempts).await);
-    is_well(&served, "room").await;
+    served.is_well().await;
 }
 
 #[tokio::test]
 async fn a_long_chain_of_certificates_reaches_whoever_asks() {
-    let dir = tempfile::tempdir().unwrap();
-    provide_chain(dir.path());
-    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
-    let served = Served::with(|config| config.identity = IdentitySource::Files { cert, key }).await;
-    is_well(&served, "room").await;
+    serve(true).await.is_well().await;
 }
 
 #[tokio::test]
 async fn under_pressure_an_address_is_asked_for_proof_in_one_packet() {
-    let served = Served::with(|config| config.capacity.ungreeted_per_address = 5).await;
+    let served = Besieged::start(&["limits.ungreeted_per_address=5"]).await;
     // These take places and stay until their time is over.
     for _ in 0..3 {
         let silent = UdpSocket::bind(LOCAL).await.unwrap();
@@ -190,4 +182,5 @@ async fn under_pressure_an_address_is_asked_for_proof_in_one_packet() {
     assert!(spoofed.try_recv(&mut answer).is_err(), "and nothing else");
     // Who is where it says it is notices nothing.
     served.webtransport().await.answers().await;
+    served.is_well().await;
 }

@@ -11,9 +11,9 @@ use handover::config::Auth;
 
 use super::certificates::client_hello;
 use super::entering::{both, claims, enters, hello, secret_file};
-use super::hostile::is_well;
 use super::origins;
 use super::setup::{Member, Served, any_certificate, over_tls, soon};
+use super::siege::Besieged;
 use crate::tokens::forge::{SECRET, Signer};
 
 /// Asks, is refused with this code, and is served on.
@@ -92,7 +92,10 @@ async fn a_user_has_so_many_sessions_and_others_have_theirs() {
 async fn a_gateway_has_so_many_connections() {
     let served = Served::with(|config| config.capacity.connections = 2).await;
     let mut inside = served.both("room").await;
-    assert_eq!(origins::answers(&served, "localhost", None).await, [429, 503, 503]);
+    assert_eq!(
+        origins::answers(served.secure(), served.plain(), "localhost", None).await,
+        [429, 503, 503]
+    );
     for member in &mut inside {
         member.answers().await;
     }
@@ -100,7 +103,7 @@ async fn a_gateway_has_so_many_connections() {
 
 #[tokio::test]
 async fn who_takes_too_long_to_say_what_is_wanted_is_cut() {
-    let served = Served::start().await;
+    let served = Besieged::start(&[]).await;
     let mut waiting = tokio::task::JoinSet::new();
     let half = client_hello(3)[..40].to_vec();
     let upgrade = b"GET /v1/ws HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\n".to_vec();
@@ -136,7 +139,7 @@ async fn who_takes_too_long_to_say_what_is_wanted_is_cut() {
     waiting.spawn(async move {
         soon(silent.closed()).await;
     });
-    is_well(&served, "meanwhile").await;
+    served.is_well().await;
     waiting.join_all().await;
-    is_well(&served, "afterwards").await;
+    served.is_well().await;
 }

@@ -82,10 +82,14 @@ async fn a_chain_of_any_key_is_trusted_by_who_trusts_its_root() {
     let between = Issuer::new(between, between_key);
 
     let (rsa, ecdsa) = (Signer::Rsa, Signer::ecdsa());
-    // PKCS#1 and PKCS#8 of RSA, PKCS#8 of P-256.
-    let keys = [rsa.private_pem(), rsa.private_pkcs8_pem(), ecdsa.private_pem()];
-    assert!(keys[0].contains("BEGIN RSA PRIVATE KEY") && keys[1].contains("BEGIN PRIVATE KEY"));
-    for (key, signer) in keys.iter().zip([&rsa, &rsa, &ecdsa]) {
+    let keys = [
+        ("BEGIN RSA PRIVATE KEY", rsa.private_pem(), &rsa),
+        ("BEGIN PRIVATE KEY", rsa.private_pkcs8_pem(), &rsa),
+        ("BEGIN PRIVATE KEY", ecdsa.private_pem(), &ecdsa),
+        ("BEGIN EC PRIVATE KEY", ecdsa.private_sec1_pem(), &ecdsa),
+    ];
+    for (form, key, signer) in &keys {
+        assert!(key.contains(form), "{key}");
         let pair = KeyPair::from_pem(&signer.private_pkcs8_pem()).unwrap();
         let leaf = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         let leaf = leaf.signed_by(&pair, &between).unwrap();

@@ -1,13 +1,9 @@
-//! Many at once, against a gateway in a process of its own whose memory is looked at: at its peak
-//! it is within what the limits allow for, and attack after attack leaves no more behind than the
-//! first.
-//!
-//! An allocator does not give everything back, so the bound is what as many as were there at once
-//! may cost, and the attacks are repeated: whatever is lost by each adds up beyond it.
+//! Many at once, against a gateway with its limits as shipped, three times in a row: what is left
+//! behind, and what it takes at its peak, is within what as many connections as there are at once
+//! may cost.
 
-use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Child, Command, Stdio};
+use std::cell::Cell;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -20,88 +16,13 @@ use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::amplification::first_packets;
-use super::hostile::are_well;
 use super::setup::{Member, dial_websocket, dial_webtransport, soon};
+use super::siege::{Besieged, QUIC_KB, ROOM_KB, TCP_KB};
 
-const ROUNDS: usize = 3;
-/// What a TCP connection that nobody has greeted on may cost: an idle session, which has more, costs
-/// 32 kB, and with TLS what is being handshaken is on top.
-const TCP_KB: u64 = 48;
-/// The same by QUIC: 74 kB.
-const QUIC_KB: u64 = 96;
-
-struct Gateway {
-    child: Child,
-    plain: SocketAddr,
-    secure: SocketAddr,
-    _dir: tempfile::TempDir,
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        // Both fail only if it has ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Gateway {
-    /// With all limits as shipped but these.
-    fn start(settings: &[&str]) -> Gateway {
-        let dir = tempfile::tempdir().unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_handover"));
-        command.args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
-        command.args(["--log", "error", "--set", "hello_timeout_ms=3000"]);
-        for setting in settings {
-            command.args(["--set", setting]);
-        }
-        command.env_clear().current_dir(dir.path()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut said = BufReader::new(child.stdout.take().unwrap());
-        let (mut plain, mut secure) = (None, None);
-        while plain.is_none() || secure.is_none() {
-            let mut line = String::new();
-            assert!(said.read_line(&mut line).unwrap() > 0, "it ended");
-            let address = line.split_whitespace().find_map(|word| word.parse().ok());
-            if line.contains("plain HTTP") {
-                plain = address;
-            } else if line.contains("QUIC and TLS") {
-                secure = address;
-            }
-        }
-        // Its output stays open as long as it runs.
-        std::mem::forget(said);
-        Gateway { child, plain: plain.unwrap(), secure: secure.unwrap(), _dir: dir }
-    }
-
-    fn memory_kb(&self, name: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    }
-
-    async fn is_well(&self) {
-        are_well(self.plain, self.secure, "a room of honest ones").await;
-    }
-
-    /// Attacks three times; after each somebody who behaves is served, and what is left behind is
-    /// within the bound, as is the peak.
-    async fn withstands(&self, name: &str, bound_kb: u64, attack: impl AsyncFn(&Gateway)) {
-        self.is_well().await;
-        let before = self.memory_kb("VmRSS:");
-        let mut left = Vec::new();
-        for _ in 0..ROUNDS {
-            attack(self).await;
-            self.is_well().await;
-            left.push(self.memory_kb("VmRSS:"));
-        }
-        let peak = self.memory_kb("VmHWM:");
-        println!(
-            "{name}: {before} kB before, {peak} at the peak, {left:?} left, bound +{bound_kb}"
-        );
-        assert!(left[ROUNDS - 1] <= before + bound_kb, "{left:?}");
-        assert!(peak <= before + bound_kb, "{peak}");
-    }
+/// With the limits as shipped but these, and so much memory.
+async fn shipped(settings: &[&str], bound_kb: u64) -> Besieged {
+    let settings = [&["hello_timeout_ms=3000"], settings].concat();
+    Besieged::bounded(tempfile::tempdir().unwrap(), &settings, None, bound_kb).await
 }
 
 /// Addresses of this machine to come from, so that no more come from one than may.
@@ -109,11 +30,11 @@ fn from(nth: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, 0, 2 + (nth / 250) as u8)
 }
 
-async fn silent_websockets(gateway: &Gateway) {
+async fn silent_websockets(gateway: &Besieged) {
     const SILENT: usize = 2_000;
     let mut silent = Vec::with_capacity(SILENT);
     for _ in 0..SILENT {
-        silent.push(dial_websocket(gateway.plain).await);
+        silent.push(dial_websocket(gateway.plain()).await);
     }
     let mut closed = 0;
     for mut socket in silent {
@@ -126,33 +47,33 @@ async fn silent_websockets(gateway: &Gateway) {
 
 #[tokio::test]
 async fn two_thousand_websockets_that_say_nothing() {
-    let gateway = Gateway::start(&[]);
-    gateway.withstands("silent websockets", 2_000 * TCP_KB, silent_websockets).await;
+    let gateway = shipped(&[], 2_000 * TCP_KB).await;
+    gateway.withstands(silent_websockets).await;
 }
 
 #[tokio::test]
 async fn two_thousand_tcp_connections_without_a_handshake() {
-    let gateway = Gateway::start(&[]);
-    let attack = async |gateway: &Gateway| {
+    let gateway = shipped(&[], 2_000 * TCP_KB).await;
+    let attack = async |gateway: &Besieged| {
         let mut silent: Vec<TcpStream> = Vec::new();
         for nth in 0..2_000 {
             let socket = TcpSocket::new_v4().unwrap();
             socket.bind((from(nth), 0).into()).unwrap();
-            silent.push(soon(socket.connect(gateway.secure)).await.unwrap());
+            silent.push(soon(socket.connect(gateway.secure())).await.unwrap());
         }
         for mut tcp in silent {
             // The end, or a reset: nothing was said.
             assert!(soon(tcp.read_u8()).await.is_err());
         }
     };
-    gateway.withstands("silent tcp", 2_000 * TCP_KB, attack).await;
+    gateway.withstands(attack).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_webtransport_sessions_that_say_nothing() {
-    let gateway = Gateway::start(&[]);
-    let attack = async |gateway: &Gateway| {
-        let to = gateway.secure;
+    let gateway = shipped(&[], 1_000 * QUIC_KB).await;
+    let attack = async |gateway: &Besieged| {
+        let to = gateway.secure();
         let mut silent = JoinSet::new();
         // Handshakes at once: more, and some would not be over in time on a busy machine.
         let dialling = Arc::new(Semaphore::new(32));
@@ -167,44 +88,49 @@ async fn a_thousand_webtransport_sessions_that_say_nothing() {
         }
         silent.join_all().await;
     };
-    gateway.withstands("silent sessions", 1_000 * QUIC_KB, attack).await;
+    gateway.withstands(attack).await;
 }
 
 #[tokio::test]
 async fn hundreds_of_first_packets_of_nobody() {
     const FIRST: usize = 400;
-    let gateway = Gateway::start(&["heartbeat_ms=1000"]);
-    let attack = async |gateway: &Gateway| {
+    let gateway = shipped(&["heartbeat_ms=1000"], (3 * FIRST) as u64 * QUIC_KB).await;
+    let round = Cell::new(0);
+    let attack = async |gateway: &Besieged| {
         let mut sockets = Vec::new();
+        // From addresses that nothing is on its way to any more.
+        let begin = 500 * round.replace(round.get() + 1);
         for (nth, packet) in first_packets(FIRST).await.into_iter().enumerate() {
-            let socket = UdpSocket::bind((from(nth), 0)).await.unwrap();
-            socket.send_to(&packet, gateway.secure).await.unwrap();
-            sockets.push((socket, packet.len()));
-        }
-        for (socket, sent) in &sockets {
+            let socket = UdpSocket::bind((from(begin + nth), 0)).await.unwrap();
+            socket.send_to(&packet, gateway.secure()).await.unwrap();
+            // One after the other: nobody repeats what a full socket has lost.
             let mut answer = [0; 2_048];
-            let mut received = soon(socket.recv(&mut answer)).await.unwrap();
+            let received = soon(socket.recv(&mut answer)).await.unwrap();
+            sockets.push((socket, packet.len(), received));
+        }
+        for (socket, sent, first) in &sockets {
+            let (mut received, mut answer) = (*first, [0; 2_048]);
             while let Ok(size) = socket.try_recv(&mut answer) {
                 received += size;
             }
             assert!(received <= 3 * sent);
         }
     };
-    gateway.withstands("first packets", (ROUNDS * FIRST) as u64 * QUIC_KB, attack).await;
+    gateway.withstands(attack).await;
 }
 
 #[tokio::test]
 async fn floods_of_messages_datagrams_and_streams_and_readers_that_never_read() {
-    let gateway = Gateway::start(&["retention.signal.bytes=1048576"]);
     const EACH: usize = 10;
     // The log of their room in three forms, and for each connection its windows both ways.
-    let bound = 3 * 1_024 + 2 * EACH as u64 * (384 + 512 + 96);
-    let attack = async |gateway: &Gateway| {
+    let bound = 3 * 1_024 + 2 * EACH as u64 * (384 + 512 + QUIC_KB);
+    let gateway = shipped(&["retention.signal.bytes=1048576"], bound).await;
+    let attack = async |gateway: &Besieged| {
         let mut crowd = Vec::new();
         for nth in 0..2 * EACH {
             let mut member = match nth % 2 {
-                0 => Member::websocket(gateway.plain).await,
-                _ => Member::webtransport(gateway.secure).await,
+                0 => Member::websocket(gateway.plain()).await,
+                _ => Member::webtransport(gateway.secure()).await,
             };
             // They never read what comes of that, nor anything else.
             let join = json!({"type": "join", "id": 1, "room": "flooded"});
@@ -232,21 +158,21 @@ async fn floods_of_messages_datagrams_and_streams_and_readers_that_never_read() 
             }
         }
     };
-    gateway.withstands("floods", bound, attack).await;
+    gateway.withstands(attack).await;
 }
 
 #[tokio::test]
 async fn rooms_that_nobody_needs() {
     const ROOMS: u64 = 500;
-    let gateway = Gateway::start(&[
-        "limits.rooms_total=500",
-        "limits.joins_per_s=0",
-        "limits.messages_per_s=0",
-    ]);
-    let attack = async |gateway: &Gateway| {
+    let gateway = shipped(
+        &["limits.rooms_total=500", "limits.joins_per_s=0", "limits.messages_per_s=0"],
+        ROOMS * ROOM_KB,
+    )
+    .await;
+    let attack = async |gateway: &Besieged| {
         let mut refused = 0;
         for mut member in
-            [Member::websocket(gateway.plain).await, Member::webtransport(gateway.secure).await]
+            [Member::websocket(gateway.plain()).await, Member::webtransport(gateway.secure()).await]
         {
             for id in 0..2 * ROOMS {
                 let room = format!("{} {id}", member.peer);
@@ -264,6 +190,5 @@ async fn rooms_that_nobody_needs() {
         }
         assert!(refused >= 2 * ROOMS, "{refused}");
     };
-    // A room's task, its mailbox and its log.
-    gateway.withstands("fresh rooms", ROOMS * 32, attack).await;
+    gateway.withstands(attack).await;
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::setup::{Member, Served};
+use super::siege::Besieged;
 use crate::tokens::forge::{SECRET, Signer, hs256, token};
 
 pub fn now() -> u64 {
@@ -92,24 +93,15 @@ async fn forged_and_expired_tokens_do_not() {
     let dir = tempfile::tempdir().unwrap();
     let (rsa, ecdsa, stranger) = (Signer::Rsa, Signer::ecdsa(), Signer::ecdsa());
     let jwks = json!({"keys": [rsa.jwk("rsa"), ecdsa.jwk("ec")]}).to_string();
-    let served = Served::with(|config| {
-        config.auth = Some(Auth {
-            jwks: Some(handover::config::JwksPlace::File(secret_file(
-                &dir,
-                "jwks.json",
-                jwks.as_bytes(),
-            ))),
-            issuers: vec!["us".into()],
-            audiences: vec!["calls".into()],
-            ..Auth::default()
-        });
-    })
-    .await;
+    secret_file(&dir, "jwks.json", jwks.as_bytes());
     let good = {
         let mut good = claims("ann");
         (good["iss"], good["aud"]) = (json!("us"), json!(["calls"]));
         good
     };
+    let settings = ["auth.jwks=jwks.json", "auth.issuer=us", "auth.audience=calls"];
+    let token_of_ann = ecdsa.sign(Some("ec"), &good);
+    let served = Besieged::within(dir, &settings, Some(token_of_ann)).await;
     let with = |name: &str, value: Value| {
         let mut claims = good.clone();
         claims[name] = value;
@@ -151,16 +143,12 @@ async fn forged_and_expired_tokens_do_not() {
     // All at once, because a WebTransport connection takes its time to close.
     let mut attempts = JoinSet::new();
     for (why, token) in forged {
-        for member in both(&served).await {
+        for member in served.strangers().await {
             attempts.spawn(is_turned_away(member, token.clone(), why));
         }
     }
     attempts.join_all().await;
-    // The gateway is none the worse for it.
-    for mut member in both(&served).await {
-        enters(&mut member, &ecdsa.sign(Some("ec"), &good)).await;
-        member.join("room").await;
-    }
+    served.is_well().await;
 }
 
 #[tokio::test]

@@ -5,9 +5,9 @@ use std::net::Ipv4Addr;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::hostile::is_well;
 use super::raw::{HELLO, frame, last_words, tcp, text, upgrade};
-use super::setup::{Member, Served, dial_webtransport, over_tls, soon};
+use super::setup::{Member, dial_webtransport, over_tls, soon};
+use super::siege::Besieged;
 
 const JOIN: &str = r#"{"type":"join","id":1,"room":"room"}"#;
 const SEND: &str = r#"{"type":"send","room":"room","lane":"signal","seq":1,"body":1}"#;
@@ -48,7 +48,7 @@ async fn is_noticed(watching: &mut Member, welcome: &Value) {
 /// Greets, joins and leaves in this way; what it was greeted with. Reads to the end where it can.
 async fn comes_and_leaves(
     mut io: impl AsyncRead + AsyncWrite + Unpin,
-    served: &Served,
+    served: &Besieged,
     leaving: Leaving,
 ) -> Value {
     let messages = [upgrade(served.plain()), text(HELLO), text(JOIN)].concat();
@@ -70,7 +70,7 @@ async fn comes_and_leaves(
 
 #[tokio::test]
 async fn of_a_websocket() {
-    let served = Served::start().await;
+    let served = Besieged::start(&[]).await;
     for encrypted in [false, true] {
         for leaving in WAYS {
             let mut watching = served.webtransport().await;
@@ -95,12 +95,12 @@ async fn of_a_websocket() {
             }
         }
     }
-    is_well(&served, "another room").await;
+    served.is_well().await;
 }
 
 #[tokio::test]
 async fn of_a_webtransport_session() {
-    let served = Served::start().await;
+    let served = Besieged::start(&[]).await;
     for leaving in WAYS {
         let mut watching = served.websocket().await;
         watching.join("room").await;
@@ -129,12 +129,12 @@ async fn of_a_webtransport_session() {
         }
         drop((session, endpoint));
     }
-    is_well(&served, "another room").await;
+    served.is_well().await;
 }
 
 #[tokio::test]
 async fn before_it_was_a_connection() {
-    let served = Served::start().await;
+    let served = Besieged::start(&[]).await;
     let whole = upgrade(served.plain());
     for end in [0, 1, whole.len() - 1, whole.len()] {
         for to in [served.plain(), served.secure()] {
@@ -144,5 +144,5 @@ async fn before_it_was_a_connection() {
             assert!(!last_words(&mut io).await.contains("welcome"));
         }
     }
-    is_well(&served, "room").await;
+    served.is_well().await;
 }

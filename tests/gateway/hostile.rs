@@ -1,62 +1,130 @@
 //! Peers that mean harm. After each of them somebody who behaves is served as ever.
 
-use std::net::SocketAddr;
+use std::net::Ipv4Addr;
 
 use bytes::Bytes;
-use serde_json::json;
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
 
-use super::setup::{Member, Served, soon};
-
-/// Two who behave, one on each transport, meet and exchange a message.
-pub async fn is_well(served: &Served, room: &str) {
-    are_well(served.plain(), served.secure(), room).await;
-}
-
-/// The same where the gateway is another process.
-pub async fn are_well(plain: SocketAddr, secure: SocketAddr, room: &str) {
-    let mut one = Member::websocket(plain).await;
-    let mut other = Member::webtransport(secure).await;
-    one.join(room).await;
-    other.join(room).await;
-    one.expect("signal", "member_joined").await;
-    let seq = one.post(room, "signal", json!("well?")).await;
-    one.accepted("signal", seq).await;
-    assert_eq!(other.expect("signal", "message").await["body"], "well?");
-    for mut member in [one, other] {
-        member.send("signal", json!({"type": "bye"})).await;
-        member.bye().await;
-    }
-}
+use super::setup::{dial_websocket, dial_webtransport, soon};
+use super::siege::Besieged;
 
 #[tokio::test]
 async fn somebody_elses_secret_opens_nothing() {
-    let served = Served::start().await;
+    let served = Besieged::start(&[]).await;
     let mut members = served.both("room").await;
     let mut mixed = members[0].welcome.clone();
     mixed["secret"] = members[1].welcome["secret"].clone();
-    let thieves = [
-        Member::over_websocket(served.plain()).await,
-        Member::over_webtransport(served.secure()).await,
+    let with = |field: &str, value: Value| {
+        let mut wrong = members[0].welcome.clone();
+        wrong[field] = value;
+        wrong
+    };
+    let own = members[0].welcome["secret"].as_str().unwrap();
+    let wrong = [
+        mixed,
+        with("secret", json!("dGhlIHNlY3JldCBvZiBub2JvZHkgYXQgYWxsIQ")),
+        with("secret", json!("")),
+        with("secret", json!(own[..own.len() - 1])),
+        with("secret", json!(format!("{own}A"))),
+        with("secret", json!(own.to_lowercase())),
+        with("secret", json!("x".repeat(10_000))),
+        with("session", json!("AAAAAAAAAAAAAAAA")),
+        with("session", members[0].welcome["peer"].clone()),
     ];
-    for mut thief in thieves {
-        for _ in 0..3 {
-            thief.resume(&mixed).await;
-            assert_eq!(thief.expect("signal", "error").await["code"], "session_unknown");
+    // Three make an end; with each thief some are tried.
+    for wrong in wrong.chunks(3) {
+        for mut thief in served.strangers().await {
+            for wrong in wrong {
+                thief.resume(wrong).await;
+                let refused = thief.expect("signal", "error").await;
+                assert_eq!(refused["code"], "session_unknown", "{wrong}");
+            }
+            assert_eq!(thief.expect("signal", "close").await["code"], 4501);
         }
-        assert_eq!(thief.closed().await, 4501);
     }
     for member in &mut members {
         member.answers().await;
     }
+    drop(members);
+    served.is_well().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_messages_is_refused_and_then_closed() {
+    let served = Besieged::start(&["limits.messages_per_s=10"]).await;
+    let mut watching = served.webtransport().await;
+    watching.join("room").await;
+    for mut member in [served.websocket().await, served.webtransport().await] {
+        member.join("room").await;
+        watching.expect("signal", "member_joined").await;
+        let (mut refused, mut id) = (0, 0);
+        let close = 'close: loop {
+            for _ in 0..100 {
+                id += 1;
+                member.tries(json!({"type": "ping", "id": id})).await;
+            }
+            loop {
+                let said = member.next("signal").await.unwrap();
+                match said["type"].as_str() {
+                    Some("close") => break 'close said,
+                    Some("error") => {
+                        assert_eq!(said["code"], "rate_limited", "{said}");
+                        refused += 1;
+                    }
+                    _ => {}
+                }
+                if said["id"] == id {
+                    break;
+                }
+            }
+        };
+        assert_eq!(close["code"], 4004);
+        assert!(refused > 1_000, "it was told {refused} times only");
+        watching.answers().await;
+    }
+    served.is_well().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_control_frames_and_nothings_drowns_nobody() {
+    let served = Besieged::start(&[]).await;
+    let mut flooding = dial_websocket(served.plain()).await;
+    for n in 0..20_000 {
+        let frame = match n % 3 {
+            0 => Message::Ping(Bytes::from_static(&[7; 125])),
+            1 => Message::Pong(Bytes::new()),
+            // It answers none of what it is asked, and reads nothing.
+            _ => Message::Ping(Bytes::new()),
+        };
+        // It may be cut before it is done.
+        let fed = soon(flooding.feed(frame)).await;
+        if fed.is_err() || (n % 64 == 0 && soon(flooding.flush()).await.is_err()) {
+            break;
+        }
+    }
+    served.is_well().await;
+    // Nor does that count as a greeting.
+    let mut last = None;
+    while let Some(Ok(said)) = soon(flooding.next()).await {
+        last = Some(said);
+    }
+    let code = last.map(|last| match last {
+        Message::Close(Some(frame)) => u16::from(frame.code),
+        other => panic!("{other}"),
+    });
+    assert_eq!(code, Some(4503));
 }
 
 #[tokio::test]
 async fn a_flood_of_datagrams_drowns_nobody() {
-    let served = Served::start().await;
+    let served = Besieged::start(&[]).await;
     let mut flooding = served.webtransport().await;
     flooding.join("room").await;
+    let (_endpoint, unheard) = dial_webtransport(Ipv4Addr::LOCALHOST, served.secure()).await;
     let fit = json!({"type": "ephemeral", "room": "room", "body": 1}).to_string();
     for n in 0..20_000 {
         // What fits, what does not parse, and what is nothing.
@@ -67,19 +135,21 @@ async fn a_flood_of_datagrams_drowns_nobody() {
         };
         // Beyond what the sender's own stack holds the oldest are dropped there.
         let session = flooding.session().unwrap();
-        if session.send_datagram(datagram).is_err() {
+        if session.send_datagram(datagram.clone()).is_err() {
             break;
         }
+        // Before a greeting they are for nobody.
+        let _ = unheard.send_datagram(datagram);
         if n % 64 == 0 {
             tokio::task::yield_now().await;
         }
     }
-    is_well(&served, "another room").await;
+    served.is_well().await;
 }
 
 #[tokio::test]
 async fn streams_that_nobody_asked_for_are_refused_one_by_one() {
-    let served = Served::start().await;
+    let served = Besieged::start(&[]).await;
     let mut flooding = served.webtransport().await;
     for _ in 0..300 {
         let session = flooding.session().unwrap();
@@ -92,13 +162,12 @@ async fn streams_that_nobody_asked_for_are_refused_one_by_one() {
         let _ = soon(send.stopped()).await;
     }
     flooding.answers().await;
-    is_well(&served, "room").await;
+    served.is_well().await;
 }
 
 #[tokio::test]
 async fn a_greeting_in_single_bytes_is_a_greeting_and_half_of_one_is_cut() {
-    let served =
-        Served::with(|config| config.hello_timeout = std::time::Duration::from_secs(3)).await;
+    let served = Besieged::start(&["hello_timeout_ms=3000"]).await;
     let upgrade = format!(
         "GET /v1/ws HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
@@ -126,5 +195,5 @@ async fn a_greeting_in_single_bytes_is_a_greeting_and_half_of_one_is_cut() {
             assert!(String::from_utf8_lossy(&said).contains("\"code\":4503"), "cut at {end}");
         }
     }
-    is_well(&served, "room").await;
+    served.is_well().await;
 }

@@ -151,3 +151,19 @@ async fn what_is_the_operators_is_not_on_the_public_port() {
         assert_eq!(ask(&served, true, Request::get(path)).await.status, 200, "{path}");
     }
 }
+
+#[tokio::test]
+async fn in_a_crowd_one_request_is_answered_and_a_websocket_is_still_one() {
+    let served = Served::with(|config| config.capacity.ungreeted = 4).await;
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(soon(TcpStream::connect(served.plain())).await.unwrap());
+    }
+    let mut asking = soon(TcpStream::connect(served.plain())).await.unwrap();
+    asking.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut said = String::new();
+    soon(asking.read_to_string(&mut said)).await.unwrap();
+    assert!(said.starts_with("HTTP/1.1 200 OK") && said.contains("connection: close"), "{said}");
+    // One that looks for `Upgrade` in its answer, and takes nothing beside it.
+    served.websocket().await.answers().await;
+}

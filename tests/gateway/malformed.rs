@@ -3,11 +3,11 @@
 use std::net::Ipv4Addr;
 
 use serde_json::json;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::hostile::is_well;
-use super::raw::{HELLO, frame, hears, last_words, tcp, text, upgrade};
-use super::setup::{Member, Served, dial_webtransport, soon};
+use super::raw::{HELLO, binary, frame, hears, last_words, tcp, text, upgrade, upgrade_with};
+use super::setup::{Member, dial_webtransport, session_on, soon};
+use super::siege::Besieged;
 
 fn nested(depth: usize) -> String {
     let (open, close) = ("[".repeat(depth), "]".repeat(depth));
@@ -49,13 +49,13 @@ fn closed() -> Vec<(Vec<u8>, u64)> {
     ]
 }
 
-async fn members(served: &Served) -> [Member; 2] {
+async fn members(served: &Besieged) -> [Member; 2] {
     [served.websocket().await, served.webtransport().await]
 }
 
 #[tokio::test]
 async fn what_cannot_be_meant_is_refused_and_the_connection_stays() {
-    let served = Served::start().await;
+    let served = Besieged::start(&[]).await;
     for mut member in members(&served).await {
         member.join("room").await;
         for message in refused() {
@@ -67,24 +67,98 @@ async fn what_cannot_be_meant_is_refused_and_the_connection_stays() {
         member.send("signal", json!({"type": "leave", "id": 5, "room": "room"})).await;
         member.expect("signal", "ok").await;
     }
-    is_well(&served, "room").await;
+    served.is_well().await;
 }
 
 #[tokio::test]
 async fn what_cannot_be_read_ends_the_connection() {
-    let served = Served::start().await;
+    let served = Besieged::start(&[]).await;
     for (bytes, code) in closed() {
         for mut member in members(&served).await {
             member.send_bytes("signal", &bytes).await;
             assert_eq!(member.closed().await, code, "{:?}", &bytes[..20.min(bytes.len())]);
         }
     }
-    is_well(&served, "room").await;
+    served.is_well().await;
+}
+
+#[tokio::test]
+async fn what_is_cut_short_ends_the_connection_wherever_it_is_cut() {
+    let served = Besieged::start(&[]).await;
+    let whole = r#"{"type":"join","id":7,"room":"r\u00f6"}"#;
+    // Whole as a frame, cut as a message.
+    for end in 0..whole.len() {
+        for mut member in members(&served).await {
+            member.send_bytes("signal", &whole.as_bytes()[..end]).await;
+            assert_eq!(member.expect("signal", "close").await["code"], 4502, "cut at {end}");
+        }
+    }
+    served.is_well().await;
+}
+
+/// A `hello` in bincode: variant 0, version 1, and three times nothing.
+const HELLO_BINCODE: [u8; 5] = [0, 1, 0, 0, 0];
+
+/// What is no `hello` in bincode.
+fn no_bincode() -> Vec<Vec<u8>> {
+    let mut cases: Vec<_> =
+        (0..HELLO_BINCODE.len()).map(|end| HELLO_BINCODE[..end].to_vec()).collect();
+    cases.extend([
+        // A variant and a yes or no that do not exist; JSON.
+        vec![250, 1, 0, 0, 0],
+        vec![0, 1, 2, 0, 0],
+        HELLO.as_bytes().to_vec(),
+        // A token of so many bytes, which are not there: 250, 65,535, and all there is.
+        vec![0, 1, 1, 250],
+        vec![0, 1, 1, 251, 255, 255],
+        [&[0, 1, 1, 253][..], &[255; 8]].concat(),
+        // ... and a resumed session with as many rooms.
+        [&[0, 1, 0, 0, 1, 1, b'a', 1, b'b', 253][..], &[255; 8]].concat(),
+        vec![255; 60_000],
+    ]);
+    cases
+}
+
+#[tokio::test]
+async fn what_is_no_bincode_opens_nothing() {
+    let served = Besieged::start(&["hello_timeout_ms=2000"]).await;
+    let request = upgrade_with(served.plain(), "Sec-WebSocket-Protocol: handover.v1.bincode\r\n");
+    let endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let good = (HELLO_BINCODE.to_vec(), true);
+    let mut attempts = tokio::task::JoinSet::new();
+    for (bytes, lets_in) in no_bincode().into_iter().map(|bad| (bad, false)).chain([good]) {
+        let mut io = tcp(served.plain()).await;
+        io.write_all(&request).await.unwrap();
+        hears(&mut io, "101").await;
+        io.write_all(&binary(&bytes)).await.unwrap();
+        let session = session_on(&endpoint, served.secure(), "?codec=bincode").await.unwrap();
+        attempts.spawn(async move {
+            let (mut send, mut recv) = soon(session.open_bi()).await.unwrap();
+            let (mut bulk, _bulk_recv) = soon(session.open_bi()).await.unwrap();
+            bulk.write_all(&[2, 1, 1]).await.unwrap();
+            let mut prefix = bytes::BytesMut::new();
+            handover_protocol::wire::frame::put_prefix(&mut prefix, bytes.len());
+            send.write_all(&[&prefix, &*bytes].concat()).await.unwrap();
+            if lets_in {
+                let mut head = [0; 2];
+                soon(io.read_exact(&mut head)).await.unwrap();
+                assert!(head[0] == 0x82 && soon(recv.read_exact(&mut head)).await.is_ok());
+                return;
+            }
+            // At the latest when no greeting has come.
+            last_words(&mut io).await;
+            soon(session.closed()).await;
+        });
+    }
+    attempts.join_all().await;
+    // One on each transport, those who said what they should.
+    assert_eq!(served.metric("handover_sessions "), 2);
+    served.is_well().await;
 }
 
 #[tokio::test]
 async fn lengths_that_are_announced_cost_nothing_and_end_the_connection() {
-    let served = Served::start().await;
+    let served = Besieged::start(&[]).await;
     // On a stream: frames of a gigabyte and of all there is, as a first message and as a later one.
     for prefix in [&[0xbf, 0xff, 0xff, 0xff][..], &[0xff; 8]] {
         for greeting in [Vec::new(), frame(HELLO)] {
@@ -127,12 +201,12 @@ async fn lengths_that_are_announced_cost_nothing_and_end_the_connection() {
         opcode = 0;
     }
     assert!(last_words(&mut io).await.contains("4506"));
-    is_well(&served, "room").await;
+    served.is_well().await;
 }
 
 #[tokio::test]
 async fn what_is_no_websocket_frame_ends_the_connection() {
-    let served = Served::start().await;
+    let served = Besieged::start(&[]).await;
     let unmasked = [&[0x81, HELLO.len() as u8][..], HELLO.as_bytes()].concat();
     let cases = [
         unmasked,
@@ -157,5 +231,5 @@ async fn what_is_no_websocket_frame_ends_the_connection() {
         let said = last_words(&mut io).await;
         assert!(!said.contains("welcome"), "{bytes:?}: {said}");
     }
-    is_well(&served, "room").await;
+    served.is_well().await;
 }

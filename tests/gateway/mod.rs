@@ -5,7 +5,6 @@ mod balancer;
 mod bounds;
 mod certificates;
 mod cluster;
-#[cfg(target_os = "linux")]
 mod crowds;
 mod downgrade;
 mod drain;
@@ -24,8 +23,10 @@ mod raw;
 mod reach;
 mod redis;
 mod reload;
+mod resuming;
 mod secrets;
 mod setup;
+mod siege;
 mod silence;
 mod slow;
 mod slow_reader;

@@ -14,6 +14,7 @@ use web_transport_quinn::{ClientError, ConnectError, Session};
 
 use super::http::{Request, ask};
 use super::setup::{Served, any_certificate, over_tls, soon};
+use super::siege::Besieged;
 
 /// A gateway that lists these, written as in its configuration.
 async fn listing(origins: &str) -> Served {
@@ -64,11 +65,16 @@ async fn webtransport(to: SocketAddr, authority: &str, origin: Option<&'static s
 }
 
 /// What WebTransport, WebSocket by TLS and plain WebSocket answer.
-pub async fn answers(served: &Served, authority: &str, origin: Option<&'static str>) -> [u16; 3] {
+pub async fn answers(
+    secure: SocketAddr,
+    plain: SocketAddr,
+    authority: &str,
+    origin: Option<&'static str>,
+) -> [u16; 3] {
     [
-        webtransport(served.secure(), authority, origin).await,
-        websocket(served.secure(), authority, true, origin).await,
-        websocket(served.plain(), authority, false, origin).await,
+        webtransport(secure, authority, origin).await,
+        websocket(secure, authority, true, origin).await,
+        websocket(plain, authority, false, origin).await,
     ]
 }
 
@@ -77,18 +83,20 @@ const REFUSED: [u16; 3] = [403, 403, 403];
 
 #[tokio::test]
 async fn listed_pages_are_let_in_and_those_that_look_like_them_are_not() {
-    let served = listing("https://app.example.com, https://*.example.org").await;
+    let listed = "origins=https://app.example.com, https://*.example.org";
+    let served = Besieged::start(&[listed]).await;
     let gateway = "gw.example.net:4433";
+    let answers = |origin| answers(served.secure(), served.plain(), gateway, origin);
     for origin in [
         "https://app.example.com",
         "https://APP.example.com:443",
         "https://a.example.org",
         "https://a.b.example.org",
     ] {
-        assert_eq!(answers(&served, gateway, Some(origin)).await, LET_IN, "{origin}");
+        assert_eq!(answers(Some(origin)).await, LET_IN, "{origin}");
     }
     // A program that is no browser has no origin.
-    assert_eq!(answers(&served, gateway, None).await, LET_IN);
+    assert_eq!(answers(None).await, LET_IN);
     for origin in [
         "https://example.com",
         "https://evil-example.com",
@@ -110,28 +118,34 @@ async fn listed_pages_are_let_in_and_those_that_look_like_them_are_not() {
         "*",
         "",
     ] {
-        assert_eq!(answers(&served, gateway, Some(origin)).await, REFUSED, "{origin}");
+        assert_eq!(answers(Some(origin)).await, REFUSED, "{origin}");
     }
     // Nobody who was refused has had a session, and each is counted, if not at once.
-    let refused = "handover_connections_refused_total{reason=\"origin\"} 57\n";
-    let metrics = async || ask(&served, false, Request::get("/metrics")).await.body;
-    soon(async { while !metrics().await.contains(refused) {} }).await;
-    assert!(metrics().await.contains("handover_sessions 0\n"));
+    let refused = "handover_connections_refused_total{reason=\"origin\"} ";
+    soon(async {
+        while served.metric(refused) < 57 {
+            tokio::task::yield_now().await
+        }
+    })
+    .await;
+    assert_eq!((served.metric(refused), served.metric("handover_sessions ")), (57, 0));
+    served.is_well().await;
 }
 
 #[tokio::test]
 async fn without_a_list_the_own_page_and_this_machines_are_let_in() {
     let served = Served::start().await;
     let own = "gw.example.net:4433";
+    let answers = |origin| answers(served.secure(), served.plain(), own, origin);
     // By a name only where the certificate stands for it: over TLS, not over plain HTTP.
-    let by_name = answers(&served, own, Some("https://gw.example.net:4433")).await;
+    let by_name = answers(Some("https://gw.example.net:4433")).await;
     assert_eq!(by_name, [200, 101, 403]);
     for origin in ["http://localhost:3000", "http://127.0.0.1:8080", "https://[::1]:1"] {
-        assert_eq!(answers(&served, own, Some(origin)).await, LET_IN, "{origin}");
+        assert_eq!(answers(Some(origin)).await, LET_IN, "{origin}");
     }
     for origin in ["https://gw.example.net", "https://localhost.evil.org", "https://a.org", "null"]
     {
-        assert_eq!(answers(&served, own, Some(origin)).await, REFUSED, "{origin}");
+        assert_eq!(answers(Some(origin)).await, REFUSED, "{origin}");
     }
 }
 

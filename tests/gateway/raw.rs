@@ -13,16 +13,30 @@ pub const HELLO: &str = r#"{"type":"hello","version":1}"#;
 
 /// The request that makes a connection a WebSocket.
 pub fn upgrade(to: SocketAddr) -> Vec<u8> {
+    upgrade_with(to, "")
+}
+
+/// The same with these lines besides.
+pub fn upgrade_with(to: SocketAddr, lines: &str) -> Vec<u8> {
     format!(
         "GET /v1/ws HTTP/1.1\r\nHost: {to}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{lines}\r\n"
     )
     .into_bytes()
 }
 
 /// A text message in one frame, masked with zeros.
 pub fn text(message: &str) -> Vec<u8> {
-    let mut bytes = vec![0x81];
+    in_one_frame(0x81, message.as_bytes())
+}
+
+/// The same with bytes that are no text.
+pub fn binary(message: &[u8]) -> Vec<u8> {
+    in_one_frame(0x82, message)
+}
+
+fn in_one_frame(kind: u8, message: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![kind];
     match u16::try_from(message.len()) {
         Ok(len) if len < 126 => bytes.push(0x80 | len as u8),
         Ok(len) => {
@@ -35,7 +49,7 @@ pub fn text(message: &str) -> Vec<u8> {
         }
     }
     bytes.extend_from_slice(&[0; 4]);
-    bytes.extend_from_slice(message.as_bytes());
+    bytes.extend_from_slice(message);
     bytes
 }
 

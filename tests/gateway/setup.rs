@@ -122,11 +122,20 @@ pub async fn over_tls(to: SocketAddr) -> TlsStream<TcpStream> {
 /// A WebTransport session without streams, and what keeps it alive.
 pub async fn dial_webtransport(from: Ipv4Addr, to: SocketAddr) -> (quinn::Endpoint, Session) {
     let endpoint = quinn::Endpoint::client(SocketAddr::from((from, 0))).unwrap();
-    let dialled = endpoint.connect_with(any_certificate(), to, "localhost").unwrap();
-    let connection = soon(dialled).await.unwrap();
-    let url = url::Url::parse(&format!("https://localhost:{}/v1/wt", to.port())).unwrap();
-    let session = soon(Session::connect(connection, ConnectRequest::new(url))).await.unwrap();
+    let session = session_on(&endpoint, to, "").await.unwrap();
     (endpoint, session)
+}
+
+/// The same on this endpoint, with a query; an error if QUIC is refused.
+pub async fn session_on(
+    endpoint: &quinn::Endpoint,
+    to: SocketAddr,
+    query: &str,
+) -> Result<Session, quinn::ConnectionError> {
+    let dialled = endpoint.connect_with(any_certificate(), to, "localhost").unwrap();
+    let connection = soon(dialled).await?;
+    let url = url::Url::parse(&format!("https://localhost:{}/v1/wt{query}", to.port())).unwrap();
+    Ok(soon(Session::connect(connection, ConnectRequest::new(url))).await.unwrap())
 }
 
 struct Half {
@@ -209,6 +218,24 @@ impl Member {
     /// The same from another address of this machine.
     pub async fn from_address(from: Ipv4Addr, to: SocketAddr) -> Self {
         let (endpoint, session) = dial_webtransport(from, to).await;
+        Self::on_session(endpoint, session).await
+    }
+
+    /// One that comes again where QUIC turns it away, as clients do.
+    pub async fn patient(to: SocketAddr) -> Self {
+        let endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let session = loop {
+            match session_on(&endpoint, to, "").await {
+                Ok(session) => break session,
+                Err(quinn::ConnectionError::ConnectionClosed(close))
+                    if close.error_code == quinn::TransportErrorCode::CONNECTION_REFUSED => {}
+                Err(error) => panic!("{error}"),
+            }
+        };
+        Self::on_session(endpoint, session).await
+    }
+
+    async fn on_session(endpoint: quinn::Endpoint, session: Session) -> Self {
         let signal = Half::open(&session).await;
         let mut bulk = Half::open(&session).await;
         bulk.write(br#"{"type":"lane","lane":"bulk"}"#).await;

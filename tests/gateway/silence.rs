@@ -1,14 +1,13 @@
 //! Peers that say nothing any more.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::setup::{Member, Served, soon};
+use super::setup::{Member, soon};
+use super::siege::Besieged;
 
-const HEARTBEAT: Duration = Duration::from_millis(100);
+const HEARTBEAT: &str = "heartbeat_ms=400";
 
 /// One WebSocket frame of the gateway: its first byte and its payload.
 async fn frame(tcp: &mut TcpStream) -> (u8, Vec<u8>) {
@@ -25,7 +24,7 @@ async fn frame(tcp: &mut TcpStream) -> (u8, Vec<u8>) {
 
 #[tokio::test]
 async fn a_websocket_that_answers_no_ping_is_closed_as_idle() {
-    let served = Served::with(|config| config.heartbeat = HEARTBEAT).await;
+    let served = Besieged::start(&[HEARTBEAT]).await;
     let mut tcp = TcpStream::connect(served.plain()).await.unwrap();
     let request = format!(
         "GET /v1/ws HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -59,11 +58,12 @@ async fn a_websocket_that_answers_no_ping_is_closed_as_idle() {
     said.retain(|message| message["type"] != "quality");
     let said: Vec<_> = said.iter().map(|message| (&message["type"], &message["code"])).collect();
     assert_eq!(said, [(&json!("welcome"), &Value::Null), (&json!("close"), &json!(4001))]);
+    served.is_well().await;
 }
 
 #[tokio::test]
 async fn a_webtransport_client_that_stands_still_is_away() {
-    let served = Served::with(|config| config.heartbeat = HEARTBEAT).await;
+    let served = Besieged::start(&[HEARTBEAT]).await;
     let mut watching = served.webtransport().await;
     watching.join("room").await;
     // A runtime that nobody drives any more is a process that has stopped.
@@ -85,11 +85,12 @@ async fn a_webtransport_client_that_stands_still_is_away() {
     watching.answers().await;
     drop(stopped);
     still.shutdown_background();
+    served.is_well().await;
 }
 
 #[tokio::test]
 async fn whoever_only_listens_stays() {
-    let served = Served::with(|config| config.heartbeat = HEARTBEAT).await;
+    let served = Besieged::start(&[HEARTBEAT]).await;
     let mut members = served.both("room").await;
     // Longer than the timeout, told by the gateway's own clock: a third one comes and is away.
     drop(served.websocket().await);
@@ -103,4 +104,6 @@ async fn whoever_only_listens_stays() {
     for member in &mut members {
         member.answers().await;
     }
+    drop(members);
+    served.is_well().await;
 }

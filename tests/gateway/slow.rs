@@ -3,12 +3,11 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use handover_protocol::pace::Rate;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::hostile::is_well;
 use super::raw::{HELLO, frame, hears, tcp, text, upgrade};
-use super::setup::{Served, any_certificate, dial_webtransport, over_tls, soon};
+use super::setup::{any_certificate, dial_webtransport, over_tls, soon};
+use super::siege::Besieged;
 
 /// Says the bytes one by one, and then nothing, until it is cut; what it was told meanwhile.
 async fn drip(
@@ -42,8 +41,8 @@ async fn drip(
     String::from_utf8_lossy(&said).into_owned()
 }
 
-async fn served() -> Served {
-    Served::with(|config| config.hello_timeout = Duration::from_secs(2)).await
+async fn served() -> Besieged {
+    Besieged::start(&["hello_timeout_ms=2000"]).await
 }
 
 #[tokio::test]
@@ -60,7 +59,7 @@ async fn a_handshake_of_tls() {
     let [all, some, none] = drips;
     let said = tokio::join!(all, some, none);
     assert_eq!(said, Default::default(), "something was said before the handshake");
-    is_well(&served, "room").await;
+    served.is_well().await;
 }
 
 #[tokio::test]
@@ -90,7 +89,7 @@ async fn a_request() {
             assert!(!said.contains("200 OK") && !said.contains("101"), "{said}");
         }
     }
-    is_well(&served, "room").await;
+    served.is_well().await;
 }
 
 #[tokio::test]
@@ -127,13 +126,12 @@ async fn a_greeting() {
     for session in [session, silent] {
         soon(session.closed()).await;
     }
-    is_well(&served, "room").await;
+    served.is_well().await;
 }
 
 #[tokio::test]
 async fn more_handshakes_than_allowed_prove_their_address_and_are_turned_away_or_wait() {
-    let rate = Rate { per_s: 1, burst: 3 };
-    let served = Served::with(|config| config.capacity.handshakes = Some(rate)).await;
+    let served = Besieged::start(&["limits.handshakes_per_s=2"]).await;
     let endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let mut refused = 0;
     for _ in 0..40 {
@@ -146,7 +144,7 @@ async fn more_handshakes_than_allowed_prove_their_address_and_are_turned_away_or
             }
         }
     }
-    assert!(refused > 0, "40 handshakes in less than 37 seconds");
+    assert!(refused > 0, "40 handshakes in less than 19 seconds");
     // Those by TLS wait for their turn, and each gets it. QUIC has used up none of theirs.
     let all = [
         over_tls(served.secure()),
@@ -156,4 +154,5 @@ async fn more_handshakes_than_allowed_prove_their_address_and_are_turned_away_or
     ];
     let [first, second, third, fourth] = all;
     tokio::join!(first, second, third, fourth);
+    served.is_well().await;
 }

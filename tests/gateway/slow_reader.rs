@@ -1,23 +1,25 @@
 //! A member that does not read costs nobody else anything, and is never given a silent gap.
 
-use handover_protocol::pace::PaceLimits;
 use serde_json::{Value, json};
 
-use super::setup::{Member, Served};
+use super::setup::Member;
+use super::siege::Besieged;
 
 const MESSAGES: usize = 600;
 const BODY_BYTES: usize = 40_000;
 
 /// The log holds a small part of what is sent.
-async fn served() -> Served {
-    Served::with(|config| {
-        config.retention.bulk.entries = 50;
-        config.pace = PaceLimits::default();
-    })
+async fn served() -> Besieged {
+    Besieged::start(&[
+        "retention.bulk.entries=50",
+        "retention.bulk.bytes=8388608",
+        "limits.rooms_total=2",
+        "limits.bytes_per_s=0",
+    ])
     .await
 }
 
-async fn lags_and_is_reset(mut slow: Member, mut others: [Member; 2], served: Served) {
+async fn lags_and_is_reset(mut slow: Member, mut others: [Member; 2], served: Besieged) {
     let joined = slow.join("room").await;
     for other in &mut others {
         other.expect("signal", "member_joined").await;
@@ -61,7 +63,8 @@ async fn lags_and_is_reset(mut slow: Member, mut others: [Member; 2], served: Se
     };
     assert_eq!(message["body"], json!("the last"));
     slow.answers().await;
-    drop(served);
+    drop((slow, others));
+    served.is_well().await;
 }
 
 #[tokio::test]

@@ -6,9 +6,9 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 
-use super::hostile::is_well;
 use super::raw::{HELLO, frame, hears, tcp, text, upgrade};
-use super::setup::{Served, dial_webtransport, over_tls, soon};
+use super::setup::{dial_webtransport, over_tls, soon};
+use super::siege::Besieged;
 
 const JOIN: &str = r#"{"type":"join","id":1,"room":"room"}"#;
 const SEND: &str =
@@ -27,7 +27,7 @@ async fn whoever_is_first(tasks: &mut JoinSet<()>, at_most: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_a_websocket_from_the_first_byte_of_the_request() {
-    let served = Served::with(|config| config.capacity.room_members = 10_000).await;
+    let served = Besieged::start(&["limits.room_members=10000", "limits.connections=128"]).await;
     for encrypted in [false, true] {
         let to = if encrypted { served.secure() } else { served.plain() };
         let mut bytes = upgrade(to);
@@ -63,12 +63,12 @@ async fn on_a_websocket_from_the_first_byte_of_the_request() {
         }
         whoever_is_first(&mut tasks, 0).await;
     }
-    is_well(&served, "another room").await;
+    served.is_well().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_webtransport_streams() {
-    let served = Served::start().await;
+    let served = Besieged::start(&["limits.connections=128"]).await;
     let signal: Vec<u8> = [HELLO, JOIN, SEND, PING].into_iter().flat_map(frame).collect();
     let bulk = frame(r#"{"type":"lane","lane":"bulk"}"#);
     let to = served.secure();
@@ -93,12 +93,12 @@ async fn on_webtransport_streams() {
         whoever_is_first(&mut tasks, AT_ONCE / 2).await;
     }
     whoever_is_first(&mut tasks, 0).await;
-    is_well(&served, "another room").await;
+    served.is_well().await;
 }
 
 #[tokio::test]
 async fn a_stream_in_single_bytes() {
-    let served = Served::start().await;
+    let served = Besieged::start(&[]).await;
     let (_endpoint, session) = dial_webtransport(Ipv4Addr::LOCALHOST, served.secure()).await;
     let (mut send, mut recv) = soon(session.open_bi()).await.unwrap();
     let (mut bulk, _bulk_recv) = soon(session.open_bi()).await.unwrap();
@@ -108,4 +108,5 @@ async fn a_stream_in_single_bytes() {
         tokio::task::yield_now().await;
     }
     hears(&mut recv, LAST).await;
+    served.is_well().await;
 }

@@ -146,6 +146,22 @@ impl Signer {
         }
     }
 
+    /// The private key of ES256 as `openssl ecparam -genkey` writes it: the curve, then SEC1.
+    pub fn private_sec1_pem(&self) -> String {
+        self.sec1_pem(P256)
+    }
+
+    /// The same, saying of itself that it is on this curve.
+    pub fn sec1_pem(&self, curve: &[u8]) -> String {
+        let Signer::Ecdsa(pkcs8) = self else { panic!("another kind") };
+        let private = pkcs8.windows(34).find(|bytes| bytes.starts_with(&[0x04, 0x20])).unwrap();
+        let point = self.ecdsa_pair().public_key().as_ref().to_vec();
+        let public = element(0xa1, &element(0x03, &[&[0], &*point].concat()));
+        let named = element(0xa0, curve);
+        let key = sequence(&[&element(0x02, &[1]), private, &*named, &*public].concat());
+        pem("EC PARAMETERS", curve) + &pem("EC PRIVATE KEY", &key)
+    }
+
     /// The key in a JWKS.
     pub fn jwk(&self, kid: &str) -> Value {
         let mut jwk = match self {
@@ -170,6 +186,10 @@ impl Signer {
 
 /// RSA's algorithm identifier (RFC 3279).
 const RSA: &[u8] = b"\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00";
+
+/// Names of curves (RFC 5480).
+const P256: &[u8] = b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07";
+pub const P384: &[u8] = b"\x06\x05\x2b\x81\x04\x00\x22";
 
 fn pem(label: &str, der: &[u8]) -> String {
     let text = STANDARD.encode(der);

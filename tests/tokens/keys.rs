@@ -92,6 +92,7 @@ fn files_that_are_no_keys_are_told_why() {
     holds("holds no public key", Key::from_pem(b"nothing"));
     holds("holds a private key", Key::from_pem(Signer::ecdsa().private_pem().as_bytes()));
     holds("holds a private key", Key::from_pem(Signer::Rsa.private_pem().as_bytes()));
+    holds("holds a private key", Key::from_pem(Signer::ecdsa().private_sec1_pem().as_bytes()));
     let many = Signer::ecdsa().public_pem().repeat(65);
     holds("holds 65 keys", Key::from_pem(many.as_bytes()));
     holds("holds 31 bytes", Key::from_secret(&[b'x'; 31]).map(|key| vec![key]));

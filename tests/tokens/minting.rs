@@ -10,7 +10,7 @@ use handover::clock::Clock;
 use handover_protocol::session::grant::{Admission, Right};
 use handover_protocol::wire::RoomName;
 
-use super::forge::{SECRET, Signer};
+use super::forge::{P384, SECRET, Signer};
 use super::keys::{expectations, known};
 
 fn run(dir: &Path, arguments: &[&str]) -> Output {
@@ -61,8 +61,12 @@ fn a_secret_is_enough() {
 #[test]
 fn every_kind_of_private_key_signs() {
     let dir = tempfile::tempdir().unwrap();
-    for signer in [Signer::Rsa, Signer::ecdsa(), Signer::ed25519()] {
-        write(dir.path(), "key.pem", signer.private_pem().as_bytes(), 0o600);
+    let (ecdsa, ed25519) = (Signer::ecdsa(), Signer::ed25519());
+    let sec1 = ecdsa.private_sec1_pem();
+    assert!(sec1.contains("BEGIN EC PRIVATE KEY"));
+    let keys = [&Signer::Rsa, &ecdsa, &ed25519].map(|key| (key, key.private_pem()));
+    for (signer, pem) in keys.into_iter().chain([(&ecdsa, sec1)]) {
+        write(dir.path(), "key.pem", pem.as_bytes(), 0o600);
         let arguments = [
             "--private-key=key.pem",
             "--kid=k1",
@@ -73,7 +77,7 @@ fn every_kind_of_private_key_signs() {
             "--ttl=5m",
             "--metadata={\"role\": \"guest\"}",
         ];
-        let admission = admitted(&minted(dir.path(), &arguments), &signer);
+        let admission = admitted(&minted(dir.path(), &arguments), signer);
         for room in ["team/a", "hall"] {
             assert_eq!(can(&admission, room), [Right::Join, Right::Publish]);
             let fixed = admission.grant.metadata(&RoomName::parse(room).unwrap()).unwrap();
@@ -112,6 +116,9 @@ fn what_it_cannot_make_it_says_in_a_sentence() {
     let short = refused(dir.path(), &["--user", "ann", "--secret-file", "short"]);
     assert!(short.starts_with("handover: the secret short: holds 5 bytes"), "{short}");
     assert!(!short.contains("holds 5 bytes: short"), "{short}");
+    write(dir.path(), "other.pem", Signer::ecdsa().sec1_pem(P384).as_bytes(), 0o600);
+    let other = refused(dir.path(), &["--user", "ann", "--private-key", "other.pem"]);
+    assert!(other.contains("neither RSA, nor EC P-256, nor Ed25519"), "{other}");
     let right = refused(dir.path(), &["--user", "ann", "--can", "fly"]);
     assert!(right.contains("expected join, signal, publish, ephemeral or admin"), "{right}");
 }

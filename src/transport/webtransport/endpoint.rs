@@ -9,7 +9,7 @@ use quinn::{EndpointConfig, IdleTimeout, Runtime, TokioRuntime, TransportConfig,
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::super::Settings;
-use super::connection_id::{ServerIdGenerator, ServerIds};
+use super::connection_id::{self, ServerIdGenerator, ServerIds};
 use crate::clock::Clock;
 
 /// CONNECT, signal, bulk, and one more so that a stream too many is refused rather than stuck.
@@ -114,8 +114,9 @@ pub fn endpoint(
     let runtime = Arc::new(TokioRuntime);
     let socket = Arc::new(super::socket::Socket::new(runtime.wrap_udp_socket(socket)?, clock));
     let mut settings = EndpointConfig::default();
-    if let Some(ids) = ids {
-        settings.cid_generator(move || Box::new(ServerIdGenerator::new(ids)));
-    }
+    settings.cid_generator(move || match ids {
+        Some(ids) => Box::new(ServerIdGenerator::new(ids)),
+        None => Box::new(connection_id::unnamed()),
+    });
     quinn::Endpoint::new_with_abstract_socket(settings, Some(config), socket, runtime)
 }
