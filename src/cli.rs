@@ -72,6 +72,9 @@ pub struct SettingArgs {
     /// Count as ready even while that Redis does not answer.
     #[arg(long)]
     pub broker_optional: bool,
+    /// How many replicas of that Redis have to have what is answered as done.
+    #[arg(long, value_name = "N")]
+    pub broker_replicas: Option<String>,
     /// What is logged, such as `info` or `handover=debug`.
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
@@ -151,6 +154,7 @@ impl SettingArgs {
             ("--auth-key-file", "auth.key_file", &self.auth_key_file),
             ("--auth-jwks", "auth.jwks", &self.auth_jwks),
             ("--broker", "broker", &self.broker),
+            ("--broker-replicas", "broker_replicas", &self.broker_replicas),
             ("--log", "log", &self.log),
             ("--log-format", "log_format", &self.log_format),
         ];

@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::auth::Authority;
 use crate::broker::Broker;
 use crate::broker::memory::MemoryBroker;
-use crate::broker::redis::RedisBroker;
+use crate::broker::redis::{Options, RedisBroker};
 use crate::clock::Clock;
 use crate::config::{Addresses, BrokerPlace, Caller, Config};
 use crate::connection;
@@ -36,7 +36,9 @@ use crate::transport::accept::{
     Acceptor, Admitted, Attach, Gate, GateLimits, Refused, TcpTls, accept_quic, accept_tcp,
     bind_tcp,
 };
-use crate::transport::webtransport::{BoundUdp, ServerIds, bind_udp, endpoint, server_config};
+use crate::transport::webtransport::{
+    BoundUdp, EndpointSecret, ServerIds, bind_udp, endpoint, server_config,
+};
 use crate::transport::{self, Kind, Transport};
 
 /// A running gateway.
@@ -91,9 +93,19 @@ impl Gateway {
             .map_err(|error| StartError::Quic(error.to_string()))?;
         let connection_ids = config
             .server_id
+            .as_ref()
             .map(|id| ServerIds::new(id.config_rotation, &id.bytes, id.nonce_bytes))
             .transpose()
             .map_err(|error| StartError::Quic(error.to_string()))?;
+        // The certificate may be on many nodes. That endpoint alone which would know of a
+        // connection may tell that it is over.
+        let node = config.server_id.map(|id| id.bytes);
+        let is_ours = node.is_some() || tls.identity().self_made;
+        let secret = |address: SocketAddr| {
+            let own =
+                [address.to_string().as_bytes(), node.as_deref().unwrap_or_default()].concat();
+            is_ours.then(|| EndpointSecret::new(tls.secret_for(&own).as_ref()))
+        };
         let bound = bind_all(&config.listen, &metrics)?;
         let http = bind_http(&config.http)?;
 
@@ -105,10 +117,13 @@ impl Gateway {
         let broker: Arc<dyn Broker> = match &config.broker {
             BrokerPlace::Memory => Arc::new(MemoryBroker::new(room_limits)),
             BrokerPlace::Redis(address) => {
-                let window = config.resume_window;
-                let (address, stop) = (address.reveal(), stopping.clone());
+                let options = Options {
+                    limits: room_limits,
+                    resume_window: config.resume_window,
+                    replicas: config.broker_replicas,
+                };
                 let (broker, subscription) =
-                    RedisBroker::open(address, room_limits, window, clock, stop)
+                    RedisBroker::open(address.reveal(), options, clock, stopping.clone())
                         .map_err(|error| StartError::Broker(error.to_string()))?;
                 tasks.spawn(subscription);
                 let up = broker.up();
@@ -199,7 +214,9 @@ impl Gateway {
         let listening = bound.iter().map(|(address, ..)| *address).collect();
         for (address, udp, tcp) in bound {
             let failed = |source| StartError::Bind { socket: Socket::Udp, address, source };
-            let endpoint = endpoint(udp, quic.clone(), clock, connection_ids).map_err(failed)?;
+            let secret = secret(address);
+            let endpoint = endpoint(udp, quic.clone(), clock, connection_ids, secret.as_ref());
+            let endpoint = endpoint.map_err(failed)?;
             endpoints.push(endpoint.clone());
             tasks.spawn(accept_quic(endpoint, acceptor.clone()));
             tasks.spawn(accept_tcp(tcp, Some(over_tls.clone()), site.clone(), acceptor.clone()));

@@ -60,7 +60,7 @@ const CONCRETE: [(&str, &str); 4] = [
 const CONTAINED: [(&str, &[&str]); 4] = [
     ("bincode", &["protocol/src/wire/codec/"]),
     ("wtransport", &["src/transport/webtransport", "benches/"]),
-    ("redis", &["src/broker/redis", "tests/", "benches/"]),
+    ("redis", &["src/broker/redis", "src/broker/conformance/", "tests/", "benches/"]),
     ("jsonwebtoken", &["src/auth", "tests/"]),
 ];
 

@@ -2,10 +2,14 @@
 //!
 //! A broker is looked at from two nodes: what one did, the other sees. Time is the tests' own.
 
+mod losses;
+mod many;
 mod rooms;
 mod server;
 mod sessions;
+mod silence;
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +20,7 @@ use handover_protocol::session::grant::Admission;
 use handover_protocol::time::Time;
 use handover_protocol::wire::message::{LeaveReason, Send as SendMessage};
 use handover_protocol::wire::{Epoch, Json, LogLane, PeerId, PerLane, RoomName, Secret, SessionId};
+use handover_redis_servers::{Cluster, Sentinels};
 
 use super::memory::MemoryBroker;
 use super::{Author, Broker, Change, Done, RoomOp, RoomState, SecretHash, SessionRecord};
@@ -25,8 +30,11 @@ struct Nodes {
     here: Arc<dyn Broker>,
     there: Arc<dyn Broker>,
     /// What both ask, if it is not in this process.
-    _behind: Option<server::RedisServer>,
+    _behind: Option<Behind>,
 }
+
+/// Processes that end when nobody needs them any more.
+type Behind = Arc<dyn Any + Send + Sync>;
 
 /// How a broker for one test comes to be.
 trait Kind {
@@ -57,6 +65,14 @@ macro_rules! conformance {
             async fn $case() {
                 super::$group::$case::<super::server::Redis>().await;
             })+
+        }
+
+        /// On those that take long to start: one for all.
+        async fn every_case<K: Kind>() {
+            $(
+                eprintln!("{}", stringify!($case));
+                $group::$case::<K>().await;
+            )+
         }
     };
 }
@@ -91,16 +107,36 @@ conformance! {
 
 /// What only a store that outlives a node, and may lose what it had, has to answer for.
 mod elsewhere {
+    use super::{Kind, rooms, server, sessions};
+
     #[tokio::test]
     async fn what_is_known_to_have_been_is_not_used_again() {
-        super::rooms::what_is_known_to_have_been_is_not_used_again::<super::server::Redis>().await;
+        rooms::what_is_known_to_have_been_is_not_used_again::<server::Redis>().await;
     }
 
     #[tokio::test]
     async fn a_lost_session_is_recorded_again_by_who_speaks_for_it() {
-        use super::sessions::a_lost_session_is_recorded_again_by_who_speaks_for_it as case;
-        case::<super::server::Redis>().await;
+        sessions::a_lost_session_is_recorded_again_by_who_speaks_for_it::<server::Redis>().await;
     }
+
+    pub(super) async fn every_case<K: Kind>() {
+        rooms::what_is_known_to_have_been_is_not_used_again::<K>().await;
+        sessions::a_lost_session_is_recorded_again_by_who_speaks_for_it::<K>().await;
+    }
+}
+
+#[tokio::test]
+async fn every_case_holds_on_a_cluster() {
+    many::OnCluster::lend(Cluster::start(3, 0).await);
+    every_case::<many::OnCluster>().await;
+    elsewhere::every_case::<many::OnCluster>().await;
+}
+
+#[tokio::test]
+async fn every_case_holds_under_sentinels() {
+    many::OnSentinels::lend(Sentinels::start(1).await);
+    every_case::<many::OnSentinels>().await;
+    elsewhere::every_case::<many::OnSentinels>().await;
 }
 
 const GENEROUS: Retention = Retention {
@@ -151,7 +187,7 @@ fn record(name: &str) -> SessionRecord {
 #[derive(Clone)]
 struct Node {
     broker: Arc<dyn Broker>,
-    _behind: Arc<Option<server::RedisServer>>,
+    _behind: Option<Behind>,
     room: RoomName,
     now: Time,
 }
@@ -160,11 +196,10 @@ impl Nodes {
     /// Both nodes, with the room loaded and the sessions `names` opened but in no room.
     async fn with<K: Kind>(limits: RoomLimits, names: &[&str]) -> (Node, Node) {
         let Nodes { here, there, _behind } = K::start(limits).await;
-        let behind = Arc::new(_behind);
         for name in names {
             here.open(record(name)).await.unwrap();
         }
-        let node = |broker| Node { broker, _behind: behind.clone(), room: room(), now: at(10) };
+        let node = |broker| Node { broker, _behind: _behind.clone(), room: room(), now: at(10) };
         let (here, there) = (node(here), node(there));
         here.load("first").await;
         // Only the first to load a room names its life.

@@ -55,14 +55,23 @@ impl BrokerPlace {
             Some((scheme, rest)) if SCHEMES.contains(&scheme) && !rest.is_empty() => {
                 Ok(BrokerPlace::Redis(RedisAddress(text.to_owned())))
             }
-            _ => Err("memory, or where a Redis is: redis://HOST:PORT, rediss://HOST:PORT or \
-                      redis+unix:///PATH"
+            _ => Err("memory, or where a Redis is: redis://HOST:PORT, rediss://HOST:PORT, \
+                      redis+unix:///PATH, redis-sentinel://HOST:PORT,HOST:PORT/NAME or \
+                      redis-cluster://HOST:PORT,HOST:PORT"
                 .into()),
         }
     }
 }
 
-const SCHEMES: [&str; 4] = ["redis", "rediss", "redis+unix", "unix"];
+const SCHEMES: [&str; 7] = [
+    "redis",
+    "rediss",
+    "redis+unix",
+    "redis-sentinel",
+    "rediss-sentinel",
+    "redis-cluster",
+    "rediss-cluster",
+];
 
 impl Value for BrokerPlace {
     /// A password in it must not end up in an error.
@@ -90,6 +99,7 @@ mod tests {
             ("redis://127.0.0.1:6379/1", "redis://127.0.0.1:6379/1"),
             ("redis://ann:s3cret@db:6379", "redis://(redacted)@db:6379"),
             ("rediss://:s3c@ret/s3cret@db", "rediss://(redacted)@db"),
+            ("redis-cluster://a:s3c,ret@h:1,i:2", "redis-cluster://(redacted)@h:1,i:2"),
             ("redis+unix:///run/redis?pass=s3cret", "redis+unix:///run/redis?(redacted)"),
         ] {
             let Ok(place) = BrokerPlace::read(Raw::Text(text)) else { panic!("{shown}") };

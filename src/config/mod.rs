@@ -56,8 +56,10 @@ pub struct Config {
     pub auth: Option<Auth>,
     /// Where rooms and sessions are kept,
     pub broker: BrokerPlace,
-    /// and whether the gateway counts as ready without it.
+    /// and whether the gateway counts as ready without it,
     pub broker_optional: bool,
+    /// and how many of its replicas have to have what is answered as done.
+    pub broker_replicas: u32,
     /// What connection ids tell a load balancer; nothing where this is absent.
     pub server_id: Option<ServerId>,
     /// What is logged and how.
@@ -239,6 +241,7 @@ impl Config {
             auth,
             broker: settings.broker.value,
             broker_optional: settings.broker_optional.value,
+            broker_replicas: u32::try_from(settings.broker_replicas.value.0).unwrap_or(u32::MAX),
             server_id,
             log: Log { filter: settings.log.value, format: settings.log_format.value },
             heartbeat: settings.heartbeat_ms.value.millis(),

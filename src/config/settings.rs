@@ -110,6 +110,8 @@ settings! {
     broker: BrokerPlace = BrokerPlace::Memory, "broker";
     /// Whether the gateway is ready without it.
     broker_optional: bool = false, "broker_optional";
+    /// How many replicas of its Redis have to have what counts.
+    broker_replicas: Count<0, 16> = Count(0), "broker_replicas";
     /// What is logged.
     log: LogFilter = LogFilter::default(), "log";
     /// How it is written.

@@ -35,6 +35,8 @@ impl Identity {
 #[derive(Debug)]
 pub(super) struct Pair {
     pub(super) certified: Arc<CertifiedKey>,
+    /// Known only to who has the key.
+    pub(super) secret: ring::hmac::Key,
     pub(super) hash: [u8; 32],
     pub(super) begins: UnixTime,
     pub(super) ends: UnixTime,
@@ -73,12 +75,13 @@ impl Pair {
 
         let key = PrivateKeyDer::from_pem_slice(key)
             .map_err(|_| PairError::Key("it holds no unencrypted PEM private key".to_owned()))?;
+        let secret = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key.secret_der());
         let certified =
             CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
                 rustls::Error::InconsistentKeys(_) => PairError::Mismatch,
                 other => PairError::Key(other.to_string()),
             })?;
-        Ok(Pair { certified: Arc::new(certified), hash, begins, ends, names, addresses })
+        Ok(Pair { certified: Arc::new(certified), secret, hash, begins, ends, names, addresses })
     }
 
     /// Whether the certificate is for all of these.

@@ -93,6 +93,12 @@ impl Tls {
         self.current.shown().identity
     }
 
+    /// A secret of the key in use now, for a purpose of its own.
+    pub fn secret_for(&self, purpose: &[u8]) -> ring::hmac::Tag {
+        let purpose = [b"handover quic endpoint ", purpose].concat();
+        ring::hmac::sign(&self.current.shown().secret, &purpose)
+    }
+
     /// Replaces the certificate if it is time, or if the operator's files have changed; new
     /// handshakes see the new one. `None` if all stays as it is, which is also so on an error.
     pub fn refresh(&self, now: UnixTime) -> Result<Option<Identity>, IdentityError> {
@@ -241,6 +247,7 @@ impl Trouble {
 /// A pair in use.
 struct Shown {
     certified: Arc<CertifiedKey>,
+    secret: ring::hmac::Key,
     identity: Identity,
     /// The operator's files it came from, to notice when they change.
     files: Option<Provided>,
@@ -249,7 +256,7 @@ struct Shown {
 impl Shown {
     fn new(pair: Pair, files: Option<Provided>) -> Self {
         let identity = Identity { hash: pair.hash, expires: pair.ends, self_made: files.is_none() };
-        Shown { certified: pair.certified, identity, files }
+        Shown { certified: pair.certified, secret: pair.secret, identity, files }
     }
 }
 

@@ -103,7 +103,7 @@ async fn health(node: &Served) -> String {
     answer
 }
 
-async fn health_says(node: &Served, text: &str) {
+pub async fn health_says(node: &Served, text: &str) {
     soon(async {
         while !health(node).await.contains(text) {
             tokio::task::yield_now().await;

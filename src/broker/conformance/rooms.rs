@@ -357,9 +357,12 @@ pub(super) async fn what_is_known_to_have_been_is_not_used_again<K: Kind>() {
     assert!(trimmed.is_none(), "it has lost an entry");
     let state = here.load("none").await;
     assert_ne!(state.positions.epoch, known.epoch);
-    assert_eq!((state.positions.signal, state.positions.bulk), (0, 0));
-    // Who was in it is in it, and goes on from what it was told was applied.
-    assert_eq!(here.snapshot(author("bob")).await.unwrap().members.len(), 2);
+    assert_eq!((state.positions.signal, state.positions.bulk), (2, 0));
+    // Who was in it is in it, came in the same order, and goes on from what it was told was
+    // applied.
+    let members = here.snapshot(author("bob")).await.unwrap().members;
+    let came: Vec<_> = members.iter().map(|member| (member.peer, member.since)).collect();
+    assert_eq!(came, [(author("ann").peer, 1), (author("bob").peer, 2)]);
     let seq = PerLane { signal: 0, bulk: 2 };
     let join = Change::Join { user: None, metadata: None, seq };
     let Ok(Done::Joined(joining)) = here.ask(author("ann"), join).await else { panic!("refused") };

@@ -6,7 +6,7 @@ use handover_protocol::wire::{ErrorCode, UserId};
 use super::*;
 use crate::broker::ResumeError;
 
-async fn resume(node: &Node, name: &str) -> Result<SessionRecord, ResumeError> {
+pub(super) async fn resume(node: &Node, name: &str) -> Result<SessionRecord, ResumeError> {
     node.broker.resume(author(name).session, secret(name), None, 0).await
 }
 

@@ -1,33 +1,19 @@
 -- Applies changes of one room, one after another, and publishes every entry they append.
 --
--- KEYS: 1 meta, 2 members, 3 signal log, 4 bulk log, 5 what sessions did here
--- ARGV: 1 now (microseconds), 2 channel, 3 this node, 4 a fresh epoch, 5 members at the most,
---   6-9 signal: entries, bytes, age, window; 10-13 bulk: the same;
---   14 ms an empty room is kept at the most
---   15-17 epoch and offsets that the room is known to have had, or three times ''
+-- KEYS: 1 to 5 as room.lua
+-- ARGV: 1 to 11 as room.lua; 12 this node, 13 members at the most,
+--   14-17 signal: entries, bytes, age, window; 18-21 bulk: the same;
+--   22 ms an empty room is kept at the most, 23 one that has members and no node to look after
+--   them; 24 the epoch the room has to have ('' for any)
 --   then 8 for each change: kind, peer, generation, event, bytes it counts for, x, y, z
--- Returns nothing, and changes nothing, if the room is not in the life it is known to be in; a
--- room that has lost what it is known to have had begins a new one. Otherwise a list with one
--- answer for each change, whose first item says what it is:
+-- Returns nothing, and changes nothing, if the room is not in that life (any more). Otherwise a
+-- list with one answer for each change, whose first item says what it is:
 --   F fenced, R refused (code, expected), E entry, D duplicate, S snapshot, N nothing, C checked
---
--- A line of a log is `offset at bytes epoch peer event`. Counts stay below 2^53.
-local meta, members, past = KEYS[1], KEYS[2], KEYS[5]
-local log = { s = KEYS[3], b = KEYS[4] }
-local now = tonumber(ARGV[1])
+--   and last the positions: epoch ('' for no room), signal, bulk
 local keep = {
-  s = { tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]) },
-  b = { tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13]) },
+  s = { tonumber(ARGV[14]), tonumber(ARGV[15]), tonumber(ARGV[16]), tonumber(ARGV[17]) },
+  b = { tonumber(ARGV[18]), tonumber(ARGV[19]), tonumber(ARGV[20]), tonumber(ARGV[21]) },
 }
-local epoch = redis.call('HGET', meta, 'epoch')
-
-local function text(number)
-  return string.format('%.0f', number)
-end
-
-local function last(lane)
-  return redis.call('HGET', meta, lane) or '0'
-end
 
 local function trim(lane)
   local most, bytes_most, age_most, window = unpack(keep[lane])
@@ -53,7 +39,7 @@ local function append(lane, peer, event, cost)
   redis.call('RPUSH', log[lane], line)
   redis.call('HINCRBY', meta, lane .. ':bytes', cost)
   trim(lane)
-  redis.call('PUBLISH', ARGV[2], lane .. line)
+  publish(lane .. line)
   return line, offset
 end
 
@@ -87,6 +73,13 @@ local function check(peer, to)
   return nil
 end
 
+-- Should every node that has members of it be gone for good, the room still goes.
+local function look_after()
+  for i = 1, 5 do
+    redis.call('PEXPIRE', KEYS[i], ARGV[23])
+  end
+end
+
 local change = {}
 
 function change.J(peer, event, cost, user, metadata, seqs)
@@ -99,15 +92,13 @@ function change.J(peer, event, cost, user, metadata, seqs)
   if redis.call('HEXISTS', members, peer) == 1 then
     return snapshot(peer)
   end
-  if redis.call('HLEN', members) >= tonumber(ARGV[5]) then
+  if redis.call('HLEN', members) >= tonumber(ARGV[13]) then
     return refuse('room_full')
   end
   local line, offset = append('s', peer, event, cost)
   redis.call('HSET', members, peer, offset .. ' 0 ' .. user .. '\n' .. metadata)
-  redis.call('HSET', past, 'h:' .. peer, ARGV[3])
-  for i = 1, 5 do
-    redis.call('PERSIST', KEYS[i])
-  end
+  redis.call('HSET', past, 'h:' .. peer, ARGV[12])
+  look_after()
   return snapshot(peer, line)
 end
 
@@ -116,7 +107,7 @@ local function vacate()
   if redis.call('HLEN', members) == 0 then
     -- Should every node that could remove it in time be gone, it still goes.
     for i = 1, 4 do
-      redis.call('PEXPIRE', KEYS[i], ARGV[14])
+      redis.call('PEXPIRE', KEYS[i], ARGV[22])
     end
   end
 end
@@ -141,7 +132,7 @@ function change.A(peer, event, cost, mark)
   local member = redis.call('HGET', members, peer)
   local since, away, rest = member:match('^(%d+) (%d) (.*)$')
   if mark == '0' then
-    redis.call('HSET', past, 'h:' .. peer, ARGV[3])
+    redis.call('HSET', past, 'h:' .. peer, ARGV[12])
   end
   if away == mark then
     return { 'N', epoch, last('s'), last('b') }
@@ -170,9 +161,12 @@ end
 
 -- Housekeeping. A member's home is its node, or, once that has died, when it is too late to be
 -- taken in by another one.
-function change.O(_, away_event, cost, dead, expired_event, window)
+function change.O(_, away_event, cost, dead, expired_event)
   trim('s')
   trim('b')
+  if redis.call('HLEN', members) > 0 and redis.call('PTTL', meta) < tonumber(ARGV[23]) / 2 then
+    look_after()
+  end
   local due = redis.call('HGET', meta, 'orphans')
   local is_due = due and tonumber(due) <= now
   if is_due or dead ~= (redis.call('HGET', meta, 'swept') or '') then
@@ -184,7 +178,7 @@ function change.O(_, away_event, cost, dead, expired_event, window)
     for _, peer in ipairs(redis.call('HKEYS', members)) do
       local home = redis.call('HGET', past, 'h:' .. peer) or ''
       if is_dead[home] then
-        home = '!' .. text(now + tonumber(window))
+        home = '!' .. text(now + tonumber(ARGV[11]))
         redis.call('HSET', past, 'h:' .. peer, home)
         local line = redis.call('HGET', members, peer)
         local since, away, rest = line:match('^(%d+) (%d) (.*)$')
@@ -220,7 +214,7 @@ function change.P(peer, event, _, to)
     return refused
   end
   if event ~= '' then
-    redis.call('PUBLISH', ARGV[2], table.concat({ 'e' .. ARGV[3], peer, to, event }, ' '))
+    publish(table.concat({ 'e' .. ARGV[12], peer, to, event }, ' '))
   end
   return { 'C' }
 end
@@ -257,25 +251,12 @@ local function apply(kind, peer, generation, ...)
   return change[kind](peer, ...)
 end
 
-if ARGV[15] ~= '' then
-  local is_behind = epoch == ARGV[15]
-    and (tonumber(last('s')) < tonumber(ARGV[16]) or tonumber(last('b')) < tonumber(ARGV[17]))
-  if is_behind then
-    -- No offset is used twice.
-    redis.call('DEL', log.s, log.b)
-    redis.call('HDEL', meta, 's', 'b', 's:bytes', 'b:bytes')
-    redis.call('HSET', meta, 'epoch', ARGV[4])
-    local everybody = redis.call('HGETALL', members)
-    for i = 1, #everybody, 2 do
-      redis.call('HSET', members, everybody[i], (everybody[i + 1]:gsub('^%d+', '0')))
-    end
-  end
-  if is_behind or epoch ~= ARGV[15] then
-    return false
-  end
+if ARGV[24] ~= '' and epoch ~= ARGV[24] then
+  return false
 end
 local answers = {}
-for i = 18, #ARGV, 8 do
+for i = 25, #ARGV, 8 do
   answers[#answers + 1] = apply(unpack(ARGV, i, i + 7))
 end
+answers[#answers + 1] = { epoch or '', last('s'), last('b') }
 return answers

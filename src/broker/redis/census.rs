@@ -3,18 +3,22 @@
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use handover_protocol::time::Time;
+use redis::FromRedisValue;
 
-use super::follow::bounded;
-use super::{RedisBroker, session_keys};
+use super::RedisBroker;
+use super::board::Held;
+use super::keys::{NODES, nodes_slot, session_keys};
+use super::sessions::AT_ONCE;
+use super::stored::garbled;
 use crate::broker::{Author, BEAT_EVERY, Unavailable};
 
-/// The nodes there are, each with when it last said that it lives.
-const NODES: &str = "handover:nodes";
 /// A node that has said nothing for this long is dead.
 const NODE_SILENCE_MAX: Duration = Duration::from_secs(3);
-/// The dead are remembered until no room can have a member of theirs.
-const NODES_KEPT: Duration = Duration::from_secs(86_400);
+/// The dead are remembered until no room can have a member of theirs: see `ROOM_KEPT`.
+const NODES_KEPT: Duration = Duration::from_secs(86_400 + 3_600);
+
 /// What this node knows of the others.
 #[derive(Default)]
 pub(super) struct Census {
@@ -40,14 +44,15 @@ impl RedisBroker {
     /// See [`Broker::beat`](crate::broker::Broker::beat).
     pub(super) async fn count_in(&self) -> Result<bool, Unavailable> {
         let now = self.clock.now();
-        let there = self.shift()?.to_there(now);
+        let there = self.board.shard(nodes_slot())?.shift().to_there(now);
         let age = |age: Duration| there.saturating_sub(age.as_micros() as u64);
-        let mut manager = self.manager.clone();
-        let mut pipe = redis::pipe();
-        pipe.zadd(NODES, &self.node, there).ignore();
-        pipe.zrembyscore(NODES, "-inf", age(NODES_KEPT)).ignore();
-        pipe.zrangebyscore(NODES, "-inf", age(NODE_SILENCE_MAX));
-        let (mut dead,): (Vec<String>,) = bounded(pipe.query_async(&mut manager)).await?;
+        let counted = self.board.ask(nodes_slot(), Held::ByOne, |calls, _| {
+            calls.zadd(NODES, &self.node, there);
+            calls.zrembyscore(NODES, "-inf", age(NODES_KEPT));
+            calls.zrangebyscore(NODES, "-inf", age(NODE_SILENCE_MAX));
+        });
+        let dead = counted.await?.pop().ok_or_else(|| garbled("no nodes"))?;
+        let mut dead = Vec::<String>::from_redis_value(dead).map_err(|_| garbled("nodes"))?;
         dead.sort_unstable();
         let dead = dead.join(" ");
         let mut census = self.census();
@@ -65,12 +70,12 @@ impl RedisBroker {
 
     /// See [`Broker::part`](crate::broker::Broker::part).
     pub(super) async fn count_out(&self) -> Result<(), Unavailable> {
-        let there = self.shift()?.to_there(self.clock.now());
+        let there = self.board.shard(nodes_slot())?.shift().to_there(self.clock.now());
         let silent = there.saturating_sub(2 * NODE_SILENCE_MAX.as_micros() as u64);
-        let mut manager = self.manager.clone();
-        let mut zadd = redis::cmd("ZADD");
-        zadd.arg(NODES).arg(silent).arg(&self.node);
-        bounded(zadd.query_async(&mut manager)).await
+        let parted = self.board.ask(nodes_slot(), Held::ByOne, |calls, _| {
+            calls.zadd(NODES, &self.node, silent);
+        });
+        parted.await.map(drop)
     }
 
     /// See [`Broker::keep`](crate::broker::Broker::keep).
@@ -78,22 +83,20 @@ impl RedisBroker {
         &self,
         sessions: Vec<Author>,
     ) -> Result<Vec<Author>, Unavailable> {
-        let kept = i64::try_from(self.session_kept.as_millis()).unwrap_or(i64::MAX);
-        let mut manager = self.manager.clone();
-        let mut strangers = Vec::new();
-        for some in sessions.chunks(1_000) {
-            let mut pipe = redis::pipe();
-            for author in some {
-                let keys = session_keys(author.session);
-                pipe.hget(&keys[0], "generation");
-                for key in keys {
-                    pipe.pexpire(key, kept).ignore();
+        let kept_ms = i64::try_from(self.session_kept.as_millis()).unwrap_or(i64::MAX);
+        let kept = sessions.into_iter().map(async |author: Author| {
+            let (keys, slot) = session_keys(author.session);
+            let keep = self.board.ask(slot, Held::ByOne, |calls, _| {
+                calls.hget(&keys[0], "generation");
+                for key in &keys {
+                    calls.pexpire(key, kept_ms);
                 }
-            }
-            let had: Vec<Option<u64>> = bounded(pipe.query_async(&mut manager)).await?;
-            let had = some.iter().zip(had);
-            strangers.extend(had.filter(|(a, had)| *had != Some(a.generation)).map(|(a, _)| *a));
-        }
-        Ok(strangers)
+            });
+            let had = keep.await?.into_iter().next().ok_or_else(|| garbled("no session"))?;
+            let had = Option::<u64>::from_redis_value(had).map_err(|_| garbled("a session"))?;
+            Ok((had != Some(author.generation)).then_some(author))
+        });
+        let strangers = stream::iter(kept).buffer_unordered(AT_ONCE).try_collect::<Vec<_>>();
+        Ok(strangers.await?.into_iter().flatten().collect())
     }
 }

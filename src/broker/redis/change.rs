@@ -1,7 +1,5 @@
 //! Changes of a room as `apply.lua` takes them, and what it answers.
 
-use std::time::Duration;
-
 use handover_protocol::room::entry::Event;
 use handover_protocol::room::{Joining, Refusal, Sent};
 use handover_protocol::wire::message::{LeaveReason, Positions};
@@ -70,13 +68,11 @@ pub(super) fn op_args(
     Ok([kind.to_owned(), peer.to_string(), generation, text, cost.to_string(), x, y, z])
 }
 
-/// What `apply.lua` takes for housekeeping: which nodes are dead, and how long their members have
-/// to be taken in elsewhere.
+/// What `apply.lua` takes for housekeeping: which nodes are dead.
 pub(super) fn housekeeping(
     room: &RoomName,
     epoch: Epoch,
     dead: String,
-    window: Duration,
 ) -> Result<[String; 8], Unavailable> {
     let expired = Event::Left { reason: LeaveReason::Expired };
     // Their bytes are the same, whoever they are about.
@@ -84,8 +80,7 @@ pub(super) fn housekeeping(
     let cost = stored::cost(room, nobody, epoch, expired.clone());
     let (away, expired) = (stored::event_text(&Event::Away)?, stored::event_text(&expired)?);
     let [kind, none] = ["O", ""].map(str::to_owned);
-    let window = window.as_micros().to_string();
-    Ok([kind, none.clone(), none, away, cost.to_string(), dead, expired, window])
+    Ok([kind, none.clone(), none.clone(), away, cost.to_string(), dead, expired, none])
 }
 
 /// Where a room stands after its housekeeping; nothing if there is none.
@@ -98,6 +93,16 @@ pub(super) fn stands(answer: Value) -> Result<Option<Positions>, Unavailable> {
     }
 }
 
+impl Change {
+    /// Where its entry is, if it has one.
+    pub(super) fn lane(&self) -> LogLane {
+        match self {
+            Change::Send(send) => send.lane,
+            _ => LogLane::Signal,
+        }
+    }
+}
+
 /// What `apply.lua` has to say of a change.
 pub(super) fn done(
     room: &RoomName,
@@ -107,11 +112,7 @@ pub(super) fn done(
 ) -> Result<Result<Done, Refusal>, Unavailable> {
     let mut fields = Fields::of(answer)?;
     let what = fields.text()?;
-    let lane = match change {
-        Change::Send(send) => send.lane,
-        _ => LogLane::Signal,
-    };
-    let entry = |line: String| stored::entry(room, lane, &line, shift);
+    let entry = |line: String| stored::entry(room, change.lane(), &line, shift);
     Ok(Ok(match (what.as_str(), change) {
         ("F", _) => Done::Fenced,
         ("R", _) => return Ok(Err(fields.refusal()?)),

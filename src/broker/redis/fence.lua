@@ -1,10 +1,10 @@
 -- Fences out what a session's older connections still ask of a room.
 --
 -- KEYS: 1 what sessions did here
--- ARGV: 1 peer, 2 generation, 3 channel
+-- ARGV: 1 peer, 2 generation, 3 channel, 4 command to publish with
 local newest = redis.call('HGET', KEYS[1], 'g:' .. ARGV[1]) or '1'
 if tonumber(ARGV[2]) > tonumber(newest) then
   redis.call('HSET', KEYS[1], 'g:' .. ARGV[1], ARGV[2])
-  redis.call('PUBLISH', ARGV[3], 'f' .. ARGV[1] .. ' ' .. ARGV[2])
+  redis.call(ARGV[4], ARGV[3], 'f' .. ARGV[1] .. ' ' .. ARGV[2])
 end
 return 1

@@ -1,27 +1,28 @@
-//! What other nodes do to rooms that have members here: one subscription for all of them.
+//! What other nodes do to rooms that have members here: one subscription to each shard.
 //!
 //! Publishing is not storing: what is published while the subscription is down is gone. So the
-//! subscription is proven end to end by a beat published and heard through it; one that has
-//! gone silent is replaced, and every room that follows is told that it may have missed
-//! something, and reads its log.
+//! subscription is proven end to end by a beat that is written and published the way of all
+//! changes, and heard through it; one that has gone silent is replaced, and every room that
+//! follows is told that it may have missed something, and reads its log.
+//!
+//! If replicas have to have what counts, entries are passed on once a beat behind them is on
+//! that many: nobody sees what a failover can take back.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::future::{BoxFuture, FutureExt, OptionFuture};
+use futures_util::future::{BoxFuture, FutureExt, OptionFuture, try_join_all};
 use handover_protocol::time::Time;
-use handover_protocol::wire::{LogLane, PeerId, RoomName};
-use redis::aio::{ConnectionManager, PubSubSink, PubSubStream};
-use redis::{Client, RedisResult};
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, PushInfo, PushKind, RedisResult, Value};
+use tokio::sync::{mpsc, oneshot};
 
-use super::{PATIENCE, Shift, stored};
-use crate::broker::{Heard, News, Unavailable};
+use super::board::{Board, Lines, Shard, failed};
+use super::rooms::Rooms;
+use super::{PATIENCE, Shift, keys};
+use crate::broker::{News, Unavailable};
 use crate::clock::Clock;
 
 /// A beat is published this often.
@@ -29,68 +30,90 @@ const BEAT_EVERY: Duration = Duration::from_millis(500);
 /// The subscription is replaced when none was heard for this long. With a beat more, less than the
 /// two seconds after which the gateway has to say that it is degraded.
 const SILENCE_MAX: Duration = Duration::from_millis(1_400);
+/// A beat that is not answered for this long is not waited for.
+const BEAT_PATIENCE: Duration = Duration::from_millis(1_300);
 /// Between two tries to connect.
 const PAUSE: Duration = Duration::from_millis(250);
-/// News a room may be behind before it is sent to read its log.
-const NEWS_HELD_MAX: usize = 1_024;
+/// What was published and not looked at yet.
+const PUSHED_MAX: usize = 8_192;
+/// Connections that wait for replicas, to each shard.
+const WAITING_LINES: usize = 8;
+/// What a beat is written under goes by itself when its node is gone.
+const BEAT_KEPT_MS: u64 = 60_000;
+/// Replicas are waited for this long by a beat.
+const BEAT_WAIT_MS: u64 = 1_000;
 
 /// Somebody wants to follow a room.
 pub(super) struct Follow {
     pub(super) channel: String,
-    pub(super) room: RoomName,
+    pub(super) slot: u16,
+    pub(super) room: handover_protocol::wire::RoomName,
     /// Told once nothing published is missed any more; dropped if that cannot be had.
     pub(super) followed: oneshot::Sender<News>,
 }
 
-/// A room that is followed here.
-pub(super) struct Follower {
-    room: RoomName,
-    heard: mpsc::Sender<Heard>,
-    missed: Arc<AtomicBool>,
-}
-
-/// Keeps the subscription.
-pub(super) struct Subscriber {
+/// Keeps the connections to one shard, and the subscription to what is published there.
+pub(super) struct Subscription {
     pub(super) client: Client,
-    pub(super) manager: ConnectionManager,
+    /// Of a cluster: only who has a slot publishes to it.
+    pub(super) sharded: bool,
+    pub(super) board: Arc<Board>,
+    pub(super) shard: Arc<Shard>,
+    pub(super) rooms: Arc<Rooms>,
     pub(super) clock: Clock,
     /// This node's name among the others.
     pub(super) node: String,
     pub(super) asked: mpsc::Receiver<Follow>,
-    /// See [`Shift`]; nothing is done before it is known.
-    pub(super) shift: Arc<AtomicI64>,
-    /// Whether Redis answers.
-    pub(super) up: watch::Sender<bool>,
-    pub(super) rooms: HashMap<String, Follower>,
 }
 
-impl Subscriber {
-    /// Runs until `stopping`, or until nobody can ask any more.
-    pub(super) async fn run(mut self, stopping: CancellationToken) {
-        let stopped = stopping.clone();
-        let work = async {
-            let mut told = false;
-            loop {
-                let failed = match self.connect().await {
-                    Ok((sink, stream)) => {
-                        tracing::info!("redis answers");
-                        told = false;
-                        self.up.send_replace(true);
-                        self.doubt();
-                        self.serve(sink, stream).await
-                    }
-                    Err(failed) => failed,
-                };
-                self.up.send_replace(false);
-                if !std::mem::replace(&mut told, true) {
-                    tracing::warn!(error = %failed, "redis does not answer; trying on");
-                }
-                self.pause().await;
-            }
-        };
+/// A subscription that stands.
+struct Standing {
+    sink: MultiplexedConnection,
+    pushed: mpsc::Receiver<PushInfo>,
+    /// Something did not fit in.
+    overflown: Arc<AtomicBool>,
+    channels: HashSet<String>,
+    /// Asks for beats, and for nothing else.
+    line: MultiplexedConnection,
+    beat: String,
+}
+
+impl Subscription {
+    /// Runs until the shard is not on the map any more.
+    pub(super) async fn run(mut self) {
+        let mut map = self.board.map.subscribe();
+        let (shard, board) = (self.shard.clone(), self.board.clone());
+        let is_off = map.wait_for(|map| !map.shards().any(|on| Arc::ptr_eq(on, &shard)));
         tokio::select! {
-            () = stopped.cancelled() => {}
-            () = work => {}
+            _ = is_off => {}
+            () = self.keep() => {}
+        }
+        shard.closed();
+        board.settle();
+        tracing::info!(place = %shard.place, "no redis to write to any more");
+    }
+
+    async fn keep(&mut self) {
+        let mut told = false;
+        loop {
+            let failed = match self.open().await {
+                Ok(standing) => {
+                    tracing::info!(place = %self.shard.place, "redis answers");
+                    told = false;
+                    self.board.settle();
+                    self.rooms.doubt(&standing.channels);
+                    self.serve(standing).await
+                }
+                Err(failed) => failed,
+            };
+            self.shard.closed();
+            self.board.settle();
+            self.board.outdated.notify_one();
+            if !std::mem::replace(&mut told, true) {
+                let place = &self.shard.place;
+                tracing::warn!(%place, error = %failed, "redis does not answer; trying on");
+            }
+            self.pause().await;
         }
     }
 
@@ -106,153 +129,243 @@ impl Subscriber {
         }
     }
 
-    async fn connect(&mut self) -> Result<(PubSubSink, PubSubStream), Unavailable> {
+    fn is_ours(&self, slot: u16) -> bool {
+        self.board.map.borrow().owner(slot).is_some_and(|owner| Arc::ptr_eq(owner, &self.shard))
+    }
+
+    async fn open(&self) -> Result<Standing, Unavailable> {
+        let nothing = || Unavailable("it has no slots".to_owned());
+        let (beat, _) =
+            keys::beat_key(&self.node, |slot| self.is_ours(slot)).ok_or_else(nothing)?;
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(PATIENCE / 2))
+            .set_response_timeout(Some(PATIENCE));
+        let client = &self.client;
+        let line = || bounded(client.get_multiplexed_async_connection_with_config(&config));
+        let lines = if self.board.replicas == 0 { 0 } else { WAITING_LINES };
+        let mut plain = line().await?;
+        let beat_line = line().await?;
+        let waiting = try_join_all((0..lines).map(|_| line())).await?;
         let before = self.clock.now();
-        let mut manager = self.manager.clone();
-        let time = redis::cmd("TIME");
-        let (seconds, micros): (i64, i64) = bounded(time.query_async(&mut manager)).await?;
+        let (seconds, micros): (i64, i64) =
+            bounded(redis::cmd("TIME").query_async(&mut plain)).await?;
         let there = seconds.saturating_mul(1_000_000).saturating_add(micros);
         let here = i64::try_from(before.as_micros()).unwrap_or(i64::MAX);
-        self.shift.store(there.saturating_sub(here), Ordering::Release);
-        let (mut sink, stream) = bounded(self.client.get_async_pubsub()).await?.split();
-        let mut channels: Vec<String> = self.rooms.keys().cloned().collect();
-        channels.push(self.beat_channel());
-        bounded(sink.subscribe(&channels)).await?;
-        Ok((sink, stream))
+        let shift = Shift(there.saturating_sub(here));
+        let (sender, pushed) = mpsc::channel(PUSHED_MAX);
+        let overflown = Arc::new(AtomicBool::new(false));
+        let is_over = overflown.clone();
+        let config = config.set_push_sender(move |push| {
+            if sender.try_send(push).is_err() {
+                is_over.store(true, Ordering::Release);
+            }
+            Ok::<(), ()>(())
+        });
+        let sink = bounded(client.get_multiplexed_async_connection_with_config(&config)).await?;
+        let channels = HashSet::new();
+        let mut standing =
+            Standing { sink, pushed, overflown, channels, line: beat_line, beat: beat.clone() };
+        let mut wanted = self.rooms.channels(|slot| self.is_ours(slot));
+        wanted.push(beat);
+        self.subscribe(&mut standing, wanted).await?;
+        // It can be written to, and as many replicas as there have to be are there.
+        self.beat(&standing).await?;
+        self.shard.opened(Lines::new(plain, waiting), shift);
+        Ok(standing)
     }
 
-    fn beat_channel(&self) -> String {
-        format!("handover:beat:{}", self.node)
-    }
-
-    /// Every room reads its log.
-    fn doubt(&self) {
-        for follower in self.rooms.values() {
-            follower.tell(Heard::Doubt);
-        }
-    }
-
-    async fn serve(&mut self, mut sink: PubSubSink, mut stream: PubSubStream) -> Unavailable {
-        let beat_channel = self.beat_channel();
+    async fn serve(&mut self, mut standing: Standing) -> Unavailable {
         let mut tick = tokio::time::interval(BEAT_EVERY);
         let mut last_heard = self.clock.now();
-        let mut beat: Option<BoxFuture<'static, Result<i64, Unavailable>>> = None;
+        let mut map = self.board.map.subscribe();
+        let mut beat: Option<BoxFuture<'static, Result<(), Unavailable>>> = None;
+        // Entries that are to be on replicas first; those of them a beat is behind.
+        let (mut held, mut proven) = (Vec::new(), Vec::new());
+        let shard = self.shard.clone();
         loop {
-            tokio::select! {
-                message = stream.next() => {
-                    let Some(message) = message else {
-                        return Unavailable("the subscription ended".to_owned());
-                    };
-                    let channel = message.get_channel_name();
-                    if channel == beat_channel {
-                        last_heard = self.clock.now();
-                    } else if let Some(follower) = self.rooms.get(channel) {
-                        follower.hear(message.get_payload_bytes(), &self.node, self.shift());
-                    }
-                }
-                Some(ask) = self.asked.recv() => {
-                    if let Err(failed) = self.follow(&mut sink, ask).await {
-                        return failed;
-                    }
-                }
+            if beat.is_none() && !held.is_empty() {
+                proven = std::mem::take(&mut held);
+                beat = Some(self.beat(&standing).boxed());
+            }
+            let done = tokio::select! {
+                push = standing.pushed.recv() => match push {
+                    Some(push) => self.pushed(&standing, push, &mut last_heard, &mut held),
+                    None => Err(Unavailable("the subscription ended".to_owned())),
+                },
+                Some(ask) = self.asked.recv() => self.follow(&mut standing, ask).await,
                 Some(beaten) = OptionFuture::from(beat.as_mut()) => {
                     beat = None;
-                    if let Err(failed) = beaten {
-                        return failed;
+                    for (channel, payload) in proven.drain(..) {
+                        if beaten.is_ok() {
+                            self.hear(&channel, &payload);
+                        }
                     }
+                    beaten
                 }
+                () = shard.suspect.notified() => {
+                    Err(Unavailable("a connection failed".to_owned()))
+                }
+                changed = map.changed() => match changed {
+                    Ok(()) => self.align(&mut standing).await,
+                    Err(_) => Err(Unavailable("nobody asks any more".to_owned())),
+                },
                 _ = tick.tick() => {
-                    if self.is_silent(last_heard) {
-                        return Unavailable("the subscription is silent".to_owned());
-                    }
-                    if let Err(failed) = self.unfollow(&mut sink).await {
-                        return failed;
-                    }
                     if beat.is_none() {
-                        let (mut manager, channel) = (self.manager.clone(), beat_channel.clone());
-                        let publish = async move {
-                            let mut publish = redis::cmd("PUBLISH");
-                            publish.arg(channel).arg("");
-                            bounded(publish.query_async(&mut manager)).await
-                        };
-                        beat = Some(publish.boxed());
+                        beat = Some(self.beat(&standing).boxed());
                     }
+                    self.look(&mut standing, last_heard).await
                 }
+            };
+            if let Err(failed) = done {
+                return failed;
             }
         }
     }
 
-    fn shift(&self) -> Shift {
-        Shift(self.shift.load(Ordering::Acquire))
+    /// At each beat: is it heard, and does everybody still listen?
+    async fn look(&self, standing: &mut Standing, last_heard: Time) -> Result<(), Unavailable> {
+        if self.clock.now().since(last_heard) > SILENCE_MAX {
+            return Err(Unavailable("the subscription is silent".to_owned()));
+        }
+        if standing.overflown.swap(false, Ordering::AcqRel) {
+            self.rooms.doubt(&standing.channels);
+        }
+        self.align(standing).await
     }
 
-    fn is_silent(&self, last_heard: Time) -> bool {
-        self.clock.now().since(last_heard) > SILENCE_MAX
+    fn pushed(
+        &self,
+        standing: &Standing,
+        push: PushInfo,
+        last_heard: &mut Time,
+        held: &mut Vec<(String, Vec<u8>)>,
+    ) -> Result<(), Unavailable> {
+        let mut data = push.data.into_iter();
+        match (push.kind, data.next(), data.next()) {
+            (
+                PushKind::Message | PushKind::SMessage,
+                Some(Value::BulkString(channel)),
+                Some(Value::BulkString(payload)),
+            ) => {
+                let Ok(channel) = String::from_utf8(channel) else { return Ok(()) };
+                if channel == standing.beat {
+                    *last_heard = self.clock.now();
+                } else if self.board.replicas > 0 && matches!(payload.first(), Some(b's' | b'b')) {
+                    held.push((channel, payload));
+                    if held.len() > PUSHED_MAX {
+                        return Err(Unavailable("replicas fall behind".to_owned()));
+                    }
+                } else {
+                    self.hear(&channel, &payload);
+                }
+                Ok(())
+            }
+            (PushKind::Disconnection, ..) => {
+                Err(Unavailable("the subscription was cut".to_owned()))
+            }
+            (PushKind::SUnsubscribe, Some(Value::BulkString(channel)), _) => {
+                // By our own wish it is not among them any more.
+                match std::str::from_utf8(&channel) {
+                    Ok(channel) if standing.channels.contains(channel) => {
+                        Err(Unavailable("slots move".to_owned()))
+                    }
+                    _ => Ok(()),
+                }
+            }
+            _ => Ok(()),
+        }
     }
 
-    async fn follow(&mut self, sink: &mut PubSubSink, ask: Follow) -> Result<(), Unavailable> {
-        let Follow { channel, room, followed } = ask;
-        bounded(sink.subscribe(&channel)).await?;
-        let (heard, receiver) = mpsc::channel(NEWS_HELD_MAX);
-        let missed = Arc::new(AtomicBool::new(false));
-        let news = News { heard: receiver, missed: missed.clone() };
-        self.rooms.insert(channel, Follower { room, heard, missed });
+    fn hear(&self, channel: &str, payload: &[u8]) {
+        self.rooms.hear(channel, payload, &self.node, self.shard.shift());
+    }
+
+    /// Writes and publishes a beat the way all changes go.
+    fn beat(
+        &self,
+        standing: &Standing,
+    ) -> impl Future<Output = Result<(), Unavailable>> + Send + 'static {
+        let mut pipe = redis::pipe();
+        let key = &standing.beat;
+        pipe.cmd("SET").arg(key).arg("").arg("PX").arg(BEAT_KEPT_MS).ignore();
+        let publish = if self.sharded { "SPUBLISH" } else { "PUBLISH" };
+        pipe.cmd(publish).arg(key).arg("").ignore();
+        let wanted = self.board.replicas;
+        if wanted > 0 {
+            pipe.cmd("WAIT").arg(wanted).arg(BEAT_WAIT_MS);
+        }
+        let mut line = standing.line.clone();
+        async move {
+            let pipe: Pipeline = pipe;
+            let answer = tokio::time::timeout(BEAT_PATIENCE, pipe.query_async(&mut line));
+            let late = |_| Unavailable("no answer to a beat".to_owned());
+            let have: Vec<u32> = answer.await.map_err(late)?.map_err(failed)?;
+            match have.first() {
+                Some(have) if *have < wanted => {
+                    Err(Unavailable(format!("{have} of {wanted} replicas are there")))
+                }
+                _ => Ok(()),
+            }
+        }
+    }
+
+    async fn follow(&self, standing: &mut Standing, ask: Follow) -> Result<(), Unavailable> {
+        let Follow { channel, slot, room, followed } = ask;
+        if !self.is_ours(slot) {
+            // Whoever waits is told by its being dropped.
+            return Ok(());
+        }
+        if !standing.channels.contains(&channel) {
+            self.subscribe(standing, vec![channel.clone()]).await?;
+        }
         // Who has given up waiting is found gone at the next beat.
-        let _ = followed.send(news);
+        let _ = followed.send(self.rooms.follow(channel, slot, room));
         Ok(())
     }
 
-    async fn unfollow(&mut self, sink: &mut PubSubSink) -> Result<(), Unavailable> {
-        let gone = |(_, follower): &(&String, &Follower)| follower.heard.is_closed();
-        let gone: Vec<String> =
-            self.rooms.iter().filter(gone).map(|(channel, _)| channel.clone()).collect();
-        if gone.is_empty() {
-            return Ok(());
+    /// Subscribes to what is followed in slots that have come here, and to nothing else.
+    async fn align(&self, standing: &mut Standing) -> Result<(), Unavailable> {
+        let mut wanted: HashSet<String> =
+            self.rooms.channels(|slot| self.is_ours(slot)).into_iter().collect();
+        wanted.insert(standing.beat.clone());
+        let gone: Vec<String> = standing.channels.difference(&wanted).cloned().collect();
+        let come: Vec<String> = wanted.difference(&standing.channels).cloned().collect();
+        if !gone.is_empty() {
+            standing.channels.retain(|channel| wanted.contains(channel));
+            let sink = &standing.sink;
+            let name = if self.sharded { "SUNSUBSCRIBE" } else { "UNSUBSCRIBE" };
+            try_join_all(gone.iter().map(|channel| one(name, channel, sink.clone()))).await?;
         }
-        for channel in &gone {
-            self.rooms.remove(channel);
+        if !come.is_empty() {
+            self.subscribe(standing, come.clone()).await?;
+            self.rooms.doubt(&come);
         }
-        bounded(sink.unsubscribe(&gone)).await
+        Ok(())
+    }
+
+    /// One by one: in a cluster they are in many slots, and an answer is told from another.
+    async fn subscribe(
+        &self,
+        standing: &mut Standing,
+        channels: Vec<String>,
+    ) -> Result<(), Unavailable> {
+        let name = if self.sharded { "SSUBSCRIBE" } else { "SUBSCRIBE" };
+        let sink = &standing.sink;
+        try_join_all(channels.iter().map(|channel| one(name, channel, sink.clone()))).await?;
+        standing.channels.extend(channels);
+        Ok(())
     }
 }
 
-impl Follower {
-    fn hear(&self, payload: &[u8], node: &str, shift: Shift) {
-        self.tell(self.understand(payload, node, shift).unwrap_or(Some(Heard::Doubt)));
-    }
-
-    /// `Some(None)` for what this node said itself.
-    fn understand(&self, payload: &[u8], node: &str, shift: Shift) -> Option<Option<Heard>> {
-        let text = std::str::from_utf8(payload).ok()?;
-        let (kind, rest) = text.split_at_checked(1)?;
-        let lane = match kind {
-            "s" => LogLane::Signal,
-            "b" => LogLane::Bulk,
-            "e" => {
-                let (from, rest) = rest.split_once(' ')?;
-                if from == node {
-                    return Some(None);
-                }
-                let ephemeral = stored::ephemeral(&self.room, rest)?;
-                return Some(Some(Heard::Ephemeral(Box::new(ephemeral))));
-            }
-            "f" => {
-                let (peer, generation) = rest.split_once(' ')?;
-                let peer = PeerId::parse(peer).ok()?;
-                return Some(Some(Heard::Resumed(peer, generation.parse().ok()?)));
-            }
-            _ => return None,
-        };
-        let entry = stored::entry(&self.room, lane, rest, shift).ok()?;
-        Some(Some(Heard::Entry(entry)))
-    }
-
-    fn tell(&self, heard: impl Into<Option<Heard>>) {
-        let Some(heard) = heard.into() else { return };
-        if let Err(TrySendError::Full(_)) = self.heard.try_send(heard) {
-            self.missed.store(true, Ordering::Release);
-        }
-    }
+async fn one(
+    name: &str,
+    channel: &str,
+    mut sink: MultiplexedConnection,
+) -> Result<(), Unavailable> {
+    let mut command: Cmd = redis::cmd(name);
+    command.arg(channel);
+    let answer: RedisResult<Value> = command.query_async(&mut sink).await;
+    answer.map(drop).map_err(failed)
 }
 
 /// Redis answers in time, or counts as gone.
@@ -260,7 +373,7 @@ pub(super) async fn bounded<T>(
     answer: impl Future<Output = RedisResult<T>>,
 ) -> Result<T, Unavailable> {
     match tokio::time::timeout(PATIENCE, answer).await {
-        Ok(answer) => answer.map_err(|error| Unavailable(error.to_string())),
+        Ok(answer) => answer.map_err(failed),
         Err(_) => Err(Unavailable("no answer in time".to_owned())),
     }
 }

@@ -1,22 +1,24 @@
 -- Changes a session's record, if the caller speaks for it under the newest generation.
 --
 -- KEYS: 1 record, 2 its rooms, 3 every room that may remember it
--- ARGV: 1 what, 2 generation, 3 ms it is kept, 4 and on what it is about
+-- ARGV: 1 what, 2 generation, 3 ms it is kept, 4 to 6 what it is about
 -- Returns 1 if it was done, 0 if not, 2 if the session has been in too many rooms.
-if ARGV[1] == 'revive' and redis.call('EXISTS', KEYS[1]) == 0 then
-  redis.call('HSET', KEYS[1], 'generation', ARGV[2], 'peer', ARGV[4], 'admission', ARGV[5],
-    'secret', ARGV[6])
-elseif ARGV[1] == 'revive' then
+local what = ARGV[1]
+local is_there = redis.call('EXISTS', KEYS[1]) == 1
+if what == 'open' or (what == 'revive' and not is_there) then
+  local fields = { 'generation', ARGV[2], 'admission', ARGV[4], 'peer', ARGV[5], 'secret', ARGV[6] }
+  redis.call('DEL', KEYS[1])
+  redis.call('HSET', KEYS[1], unpack(fields))
+elseif what == 'revive' then
   -- Lost and revived by a node that did not know of the newest resume.
   local recorded = tonumber(redis.call('HGET', KEYS[1], 'generation') or '0')
   if redis.call('HEXISTS', KEYS[1], 'secret') == 1 and recorded < tonumber(ARGV[2]) then
-    redis.call('HSET', KEYS[1], 'generation', ARGV[2], 'admission', ARGV[5])
+    redis.call('HSET', KEYS[1], 'generation', ARGV[2], 'admission', ARGV[4])
   end
 end
 if redis.call('HGET', KEYS[1], 'generation') ~= ARGV[2] then
   return 0
 end
-local what = ARGV[1]
 if what == 'resume' then
   if redis.call('HEXISTS', KEYS[1], 'retired') == 1 then
     return 0

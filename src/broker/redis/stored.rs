@@ -11,6 +11,7 @@ use redis::Value;
 use serde::{Deserialize, Serialize};
 
 use super::Shift;
+use super::rooms::Last;
 use crate::broker::Unavailable;
 
 /// Something in Redis that this version did not write.
@@ -120,6 +121,21 @@ pub(super) fn entry(
     read().ok_or_else(|| garbled("an entry"))
 }
 
+/// An entry's offset, and what tells it from any other there: when, and by whom.
+pub(super) fn last(line: &str) -> Option<Last> {
+    let mut parts = line.splitn(6, ' ');
+    let (offset, at, peer) = (parts.next()?.parse().ok()?, parts.next()?, parts.nth(2)?);
+    Some(Last { offset, mark: format!("{at} {peer}") })
+}
+
+/// The same of what a change has appended, if anything.
+pub(super) fn appended(answer: &Value) -> Option<Last> {
+    let Value::Array(fields) = answer else { return None };
+    let [Value::BulkString(what), Value::BulkString(line), ..] = &fields[..] else { return None };
+    let line = std::str::from_utf8(line).ok()?;
+    if matches!(&what[..], b"E" | b"S") { last(line) } else { None }
+}
+
 /// What an entry with this event counts for.
 pub(super) fn cost(room: &RoomName, peer: PeerId, epoch: Epoch, event: Event) -> usize {
     Entry::new(room.clone(), LogLane::Signal, epoch, 0, Time::ZERO, peer, event).bytes()
@@ -181,6 +197,14 @@ impl Fields {
         Epoch::parse(&self.text()?).map_err(|_| garbled("an epoch"))
     }
 
+    /// Positions, or nothing if there is no room.
+    pub(super) fn standing(mut self) -> Result<Option<Positions>, Unavailable> {
+        match self.0.as_slice().first() {
+            Some(Value::BulkString(epoch)) if epoch.is_empty() => Ok(None),
+            _ => self.positions().map(Some),
+        }
+    }
+
     pub(super) fn positions(&mut self) -> Result<Positions, Unavailable> {
         Ok(Positions { epoch: self.epoch()?, signal: self.number()?, bulk: self.number()? })
     }
@@ -220,18 +244,23 @@ impl Fields {
         })
     }
 
-    /// The lines of a log.
+    /// The lines of a log, and the last of them.
     pub(super) fn entries(
         &mut self,
         room: &RoomName,
         lane: LogLane,
         shift: Shift,
-    ) -> Result<Vec<Arc<Entry>>, Unavailable> {
+    ) -> Result<(Vec<Arc<Entry>>, Option<Last>), Unavailable> {
         let mut lines = Fields::of(self.value()?)?;
         let mut entries = Vec::with_capacity(lines.0.len());
+        let mut last = None;
         while lines.0.len() > 0 {
-            entries.push(entry(room, lane, &lines.text()?, shift)?);
+            let line = lines.text()?;
+            entries.push(entry(room, lane, &line, shift)?);
+            if lines.0.len() == 0 {
+                last = self::last(&line);
+            }
         }
-        Ok(entries)
+        Ok((entries, last))
     }
 }

@@ -290,6 +290,8 @@ impl LiveRoom {
         old.end();
         self.log = Some(log);
         self.in_doubt = false;
+        // What the store still had of them may be of some time ago.
+        self.unhomed = true;
         LogLane::ALL.into_iter().for_each(|lane| self.marks[lane].everybody = true);
         Ok(())
     }

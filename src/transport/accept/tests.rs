@@ -55,7 +55,7 @@ impl House {
         let identity = Identity::new();
         let config = server_config(&identity.server, SETTINGS).unwrap();
         let socket = bind_udp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), true).unwrap().socket;
-        let endpoint = endpoint(socket, config, Clock::start(), None).unwrap();
+        let endpoint = endpoint(socket, config, Clock::start(), None, None).unwrap();
         let address = endpoint.local_addr().unwrap();
         let (attached_in, attached) = mpsc::unbounded_channel();
         let (refused_in, refused) = mpsc::unbounded_channel();

@@ -228,7 +228,7 @@ mod tests {
     fn listening(ids: Option<ServerIds>) -> quinn::Endpoint {
         let bound = bind_udp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), true).unwrap();
         let config = server_config(&Identity::new().server, SETTINGS).unwrap();
-        endpoint(bound.socket, config, Clock::start(), ids).unwrap()
+        endpoint(bound.socket, config, Clock::start(), ids, None).unwrap()
     }
 
     /// Sends a stray packet and waits for the reset.

@@ -10,6 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::super::Settings;
 use super::connection_id::{self, ServerIdGenerator, ServerIds};
+use super::secret::EndpointSecret;
 use crate::clock::Clock;
 
 /// CONNECT, signal, bulk, and one more so that a stream too many is refused rather than stuck.
@@ -103,17 +104,24 @@ pub fn bind_udp(address: SocketAddr, v6_only: bool) -> io::Result<BoundUdp> {
     })
 }
 
-/// An endpoint on a bound socket. Connection ids are `ids`, or tell nothing. Must be called on a
-/// runtime.
+/// An endpoint on a bound socket. Connection ids are `ids`, or tell nothing. Without a secret it
+/// knows nothing of what it did before a restart. Must be called on a runtime.
 pub fn endpoint(
     socket: UdpSocket,
-    config: quinn::ServerConfig,
+    mut config: quinn::ServerConfig,
     clock: Clock,
     ids: Option<ServerIds>,
+    secret: Option<&EndpointSecret>,
 ) -> io::Result<quinn::Endpoint> {
     let runtime = Arc::new(TokioRuntime);
     let socket = Arc::new(super::socket::Socket::new(runtime.wrap_udp_socket(socket)?, clock));
-    let mut settings = EndpointConfig::default();
+    let mut settings = match secret {
+        Some(secret) => {
+            config.token_key(secret.tokens());
+            EndpointConfig::new(secret.resets())
+        }
+        None => EndpointConfig::default(),
+    };
     settings.cid_generator(move || match ids {
         Some(ids) => Box::new(ServerIdGenerator::new(ids)),
         None => Box::new(connection_id::unnamed()),

@@ -7,6 +7,7 @@
 mod connection_id;
 mod endpoint;
 mod lane;
+mod secret;
 mod setup;
 mod socket;
 mod subprotocol;
@@ -33,6 +34,7 @@ pub use connection_id::{
 };
 pub use endpoint::{BoundUdp, QuicError, bind_udp, endpoint, server_config};
 use lane::{Receiver, Sender};
+pub use secret::EndpointSecret;
 pub use setup::accept;
 
 /// Streams that have not said which lane they are. Three fit beside CONNECT.

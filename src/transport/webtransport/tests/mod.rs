@@ -52,7 +52,7 @@ impl Gateway {
         let bound = bind_udp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), true).unwrap();
         assert!(bound.receive_buffer > 0 && bound.send_buffer > 0);
         let config = server_config(&identity.server, settings).unwrap();
-        let endpoint = endpoint(bound.socket, config, Clock::start(), None).unwrap();
+        let endpoint = endpoint(bound.socket, config, Clock::start(), None, None).unwrap();
         Gateway { identity, endpoint, gate, settings }
     }
 

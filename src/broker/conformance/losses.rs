@@ -1,0 +1,313 @@
+//! What a Redis may do to what it was given, and what becomes of it.
+
+use std::future::poll_fn;
+
+use handover_redis_servers::{Cluster, Sentinels, Server, ask, own_host, until};
+
+use super::server::{Redis, nodes};
+use super::sessions::resume;
+use super::*;
+use crate::broker::{Heard, News};
+
+const KEYS: [&str; 5] = ["meta", "members", "s", "b", "past"];
+
+fn key(part: &str) -> String {
+    use base64::Engine;
+    let name = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(room().as_str());
+    format!("handover:{{r:{name}}}:{part}")
+}
+
+fn server(node: &Node) -> &Server {
+    node._behind.as_ref().and_then(|behind| behind.downcast_ref()).expect("a server")
+}
+
+/// Both nodes of a broker, and ann in the room; the second follows it.
+async fn followed(address: &str, replicas: u32) -> (Node, Node, News) {
+    let [here, there] = nodes(address, limits(GENEROUS), replicas).await;
+    let node = |broker| Node { broker, _behind: None, room: room(), now: at(10) };
+    let (here, there) = (node(here as Arc<dyn Broker>), node(there as Arc<dyn Broker>));
+    here.broker.open(record("ann")).await.unwrap();
+    here.load("first").await;
+    here.join(author("ann")).await.unwrap();
+    let news = there.broker.follow(&room()).await.unwrap().unwrap();
+    there.load("second").await;
+    (here, there, news)
+}
+
+/// Asks until it is answered.
+pub(super) async fn send_on(node: &Node, seq: u64) -> Sent {
+    loop {
+        let op = RoomOp { author: author("ann"), change: node.message(LogLane::Bulk, seq, "1") };
+        match node.broker.apply(node.now, &node.room, None, vec![op]).await {
+            Ok(done) => match done.expect("any life will do").remove(0) {
+                Ok(Done::Sent(sent)) => return sent,
+                other => panic!("{other:?}"),
+            },
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+/// Listens, and reads where there is doubt, until the offset is there.
+pub(super) async fn hear_of(node: &Node, news: &mut News, offset: u64) {
+    let mut known = 0;
+    while known < offset {
+        match poll_fn(|cx| news.poll_heard(cx)).await.expect("news go on") {
+            Heard::Entry(entry) if entry.lane == LogLane::Bulk => known = known.max(entry.offset),
+            Heard::Doubt => {
+                let read = node.broker.read(&node.room, PerLane::default()).await;
+                if let Ok(Some(state)) = read {
+                    known = known.max(state.positions.bulk);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+async fn copy(server: &Server) -> Vec<Option<Vec<u8>>> {
+    let mut line = server.line().await;
+    let mut copies = Vec::new();
+    for part in KEYS {
+        let dump = ::redis::cmd("DUMP").arg(key(part)).query_async(&mut line).await;
+        copies.push(dump.unwrap());
+    }
+    copies
+}
+
+async fn put_back(server: &Server, copies: Vec<Option<Vec<u8>>>) {
+    let mut line = server.line().await;
+    for (part, copy) in KEYS.into_iter().zip(copies) {
+        let mut back = ::redis::cmd(if copy.is_some() { "RESTORE" } else { "DEL" });
+        back.arg(key(part));
+        if let Some(copy) = copy {
+            back.arg(0).arg(copy).arg("REPLACE");
+        }
+        back.query_async::<::redis::Value>(&mut line).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_has_lost_entries_begins_a_new_epoch() {
+    let (here, there) = Nodes::joined::<Redis>(limits(GENEROUS), &["ann", "bob"]).await;
+    let ann = author("ann");
+    let _news = here.broker.follow(&room()).await.unwrap();
+    here.append(ann, LogLane::Bulk, 1).await;
+    let earlier = copy(server(&here)).await;
+    here.append(ann, LogLane::Bulk, 2).await;
+    assert_eq!(here.append(ann, LogLane::Bulk, 3).await.offset, 3);
+    put_back(server(&here), earlier).await;
+    // Of it, seq 1 alone is known to be applied.
+    let again = here.append(ann, LogLane::Bulk, 2).await;
+    assert_ne!(again.epoch, epoch("first"));
+    assert_eq!(again.offset, 1);
+    let state = there.load("late").await;
+    assert_eq!((state.positions.epoch, state.positions.bulk), (again.epoch, 1));
+    assert_eq!(state.positions.signal, 2, "two have come");
+    assert_eq!(offsets(&state, LogLane::Bulk), [1]);
+    assert!(offsets(&state, LogLane::Signal).is_empty());
+    assert_eq!(names(&there.snapshot(ann).await.unwrap()), ["ann", "bob"]);
+    // Once is enough.
+    assert_eq!(here.append(ann, LogLane::Bulk, 3).await.epoch, again.epoch);
+}
+
+#[tokio::test]
+async fn a_log_that_went_on_differently_begins_a_new_epoch() {
+    let (here, there) = Nodes::joined::<Redis>(limits(GENEROUS), &["ann", "bob"]).await;
+    let (ann, bob) = (author("ann"), author("bob"));
+    let _news = here.broker.follow(&room()).await.unwrap();
+    let earlier = copy(server(&here)).await;
+    here.append(ann, LogLane::Bulk, 1).await;
+    put_back(server(&here), earlier).await;
+    // Who has not seen the first of them cannot know.
+    for seq in [1, 2] {
+        assert_eq!(there.append(bob, LogLane::Bulk, seq).await.epoch, epoch("first"));
+    }
+    let read = here.broker.read(&room(), PerLane { signal: 0, bulk: 1 }).await.unwrap().unwrap();
+    assert_ne!(read.positions.epoch, epoch("first"));
+    assert_eq!(read.positions.bulk, 0);
+}
+
+#[tokio::test]
+async fn one_call_for_any_number_of_changes() {
+    let (here, _) = Nodes::joined::<Redis>(limits(GENEROUS), &["ann"]).await;
+    let mut line = server(&here).line().await;
+    ask(&mut line, "CONFIG RESETSTAT").await;
+    let sends = (1..=50).map(|seq| (author("ann"), here.message(LogLane::Bulk, seq, "1")));
+    here.ask_all(sends.collect()).await;
+    until(&mut line, "INFO commandstats", &["cmdstat_evalsha:calls=1,"]).await;
+    let stats = ::redis::cmd("INFO").arg("commandstats").query_async::<String>(&mut line).await;
+    assert!(!stats.unwrap().contains("cmdstat_eval:"), "a script is sent once");
+}
+
+/// How many questions about rooms and sessions a thing took.
+async fn scripts_for(line: &mut ::redis::aio::MultiplexedConnection, asked: impl Future) -> usize {
+    ask(line, "CONFIG RESETSTAT").await;
+    asked.await;
+    let stats = ::redis::cmd("INFO").arg("commandstats").query_async::<String>(line).await.unwrap();
+    let calls = |name: &str| {
+        let said = stats.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":calls="));
+        said.map_or(0, |said| said.split(',').next().unwrap().parse().unwrap())
+    };
+    // A session's rooms are read with its record, and by no script.
+    calls("cmdstat_evalsha") + calls("cmdstat_smembers")
+}
+
+#[tokio::test]
+async fn each_thing_costs_what_is_documented() {
+    let (here, there) = Nodes::with::<Redis>(limits(GENEROUS), &["ann", "bob"]).await;
+    let line = &mut server(&here).line().await;
+    let (ann, bob) = (author("ann"), author("bob"));
+    // Once each, so that every script is known.
+    here.join(ann).await.unwrap();
+    there.join(bob).await.unwrap();
+    resume(&there, "bob").await.unwrap();
+    let bob = Author { generation: 2, ..bob };
+    there.leave(bob).await;
+    assert_eq!(scripts_for(line, there.join(bob)).await, 2);
+    assert_eq!(scripts_for(line, here.append(ann, LogLane::Bulk, 1)).await, 1);
+    assert_eq!(scripts_for(line, here.snapshot(ann)).await, 1);
+    assert_eq!(scripts_for(line, there.leave(bob)).await, 2);
+    // The record, its raise, the record again, and a fence for each room at once.
+    assert_eq!(scripts_for(line, resume(&there, "ann")).await, 4);
+}
+
+#[tokio::test]
+async fn a_subscription_that_is_cut_is_replaced() {
+    let server = Server::on_socket();
+    let (here, there, mut news) = followed(&server.address, 0).await;
+    ask(&mut server.line().await, "CLIENT KILL TYPE pubsub").await;
+    send_on(&here, 1).await;
+    hear_of(&there, &mut news, 1).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_is_gone_refuses_and_comes_back() {
+    let server = Server::on_socket();
+    let [here, there] = nodes::<2>(&server.address, limits(GENEROUS), 0).await;
+    server.signal("STOP");
+    here.up().wait_for(|up| !up).await.unwrap();
+    assert!(there.open(record("ann")).await.is_err());
+    server.signal("CONT");
+    here.up().wait_for(|up| *up).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_counts_is_on_replicas() {
+    let host = own_host();
+    let master = Server::on_port(host, 7000, &[]);
+    let mut line = master.line().await;
+    let of = format!("{host} 7000");
+    let settings = ["--replicaof", &of, "--repl-diskless-sync-delay", "0"];
+    let replica = Server::on_port(host, 7001, &settings);
+    until(&mut line, "INFO replication", &["state=online"]).await;
+    let (here, there, mut news) = followed(&master.address, 1).await;
+    send_on(&here, 1).await;
+    hear_of(&there, &mut news, 1).await;
+    replica.signal("STOP");
+    let op = RoomOp { author: author("ann"), change: here.message(LogLane::Bulk, 2, "1") };
+    for _ in 0..3 {
+        // Neither the first time nor as a repetition.
+        assert!(here.broker.apply(here.now, &here.room, None, vec![op.clone()]).await.is_err());
+    }
+    replica.signal("CONT");
+    send_on(&here, 2).await;
+    hear_of(&there, &mut news, 2).await;
+    let log = ask(&mut replica.line().await, &format!("LLEN {}", key("b"))).await;
+    assert_eq!(log, ::redis::Value::Int(2));
+}
+
+#[tokio::test]
+async fn a_failover_by_sentinels_is_followed() {
+    let sentinels = Sentinels::start(1).await;
+    let (here, there, mut news) = followed(&sentinels.address(), 0).await;
+    send_on(&here, 1).await;
+    let log = format!("LLEN {}", key("b"));
+    until(&mut sentinels.replicas[0].line().await, &log, &["1"]).await;
+    drop(sentinels.master);
+    assert!(matches!(send_on(&here, 2).await, Sent::Appended(entry) if entry.offset == 2));
+    hear_of(&there, &mut news, 2).await;
+}
+
+#[tokio::test]
+async fn a_failover_in_a_cluster_is_followed() {
+    let mut cluster = Cluster::start(3, 3).await;
+    let (here, there, mut news) = followed(&cluster.address(), 0).await;
+    send_on(&here, 1).await;
+    let owner = cluster.owner(&key("b")).await;
+    let mut replica = cluster.servers[owner + 3].line().await;
+    ask(&mut replica, "READONLY").await;
+    until(&mut replica, &format!("LLEN {}", key("b")), &["1"]).await;
+    drop(cluster.servers.remove(owner));
+    assert!(matches!(send_on(&here, 2).await, Sent::Appended(entry) if entry.offset == 2));
+    hear_of(&there, &mut news, 2).await;
+}
+
+#[tokio::test]
+async fn a_slot_that_moves_takes_its_rooms_along() {
+    let cluster = Cluster::start(3, 0).await;
+    let (here, there, mut news) = followed(&cluster.address(), 0).await;
+    send_on(&here, 1).await;
+    let mut lines = Vec::new();
+    for server in &cluster.servers {
+        lines.push(server.line().await);
+    }
+    let ::redis::Value::Int(slot) =
+        ask(&mut lines[0], &format!("CLUSTER KEYSLOT {}", key("b"))).await
+    else {
+        panic!("a slot is a number");
+    };
+    let from = cluster.owner(&key("b")).await;
+    let to = (from + 1) % 3;
+    let mut ids = Vec::new();
+    for line in &mut lines {
+        let id: String = ::redis::cmd("CLUSTER").arg("MYID").query_async(line).await.unwrap();
+        ids.push(id);
+    }
+    let set = |what: &str, id: &str| format!("CLUSTER SETSLOT {slot} {what} {id}");
+    ask(&mut lines[to], &set("IMPORTING", &ids[from])).await;
+    ask(&mut lines[from], &set("MIGRATING", &ids[to])).await;
+    let keys: Vec<String> = KEYS.map(key).into_iter().chain([key("none")]).collect();
+    let (host, port) = (cluster.host, 7000 + to);
+    for moved in &keys {
+        ask(&mut lines[from], &format!("MIGRATE {host} {port} {moved} 0 1000")).await;
+    }
+    // Between the two: the one sends us to the other.
+    assert!(matches!(send_on(&here, 2).await, Sent::Appended(entry) if entry.offset == 2));
+    for at in [to, from, 3 - to - from] {
+        ask(&mut lines[at], &set("NODE", &ids[to])).await;
+    }
+    assert!(matches!(send_on(&here, 3).await, Sent::Appended(entry) if entry.offset == 3));
+    hear_of(&there, &mut news, 3).await;
+}
+
+#[tokio::test]
+async fn over_tls_as_a_user_of_its_own() {
+    let host = own_host();
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let minted = rcgen::generate_simple_self_signed(vec![host.to_string()]).unwrap();
+    std::fs::write(file("cert.pem"), minted.cert.pem()).unwrap();
+    std::fs::write(file("key.pem"), minted.signing_key.serialize_pem()).unwrap();
+    let (cert, key) = (file("cert.pem"), file("key.pem"));
+    let tls = ["--tls-port", "7443", "--tls-cert-file", &cert, "--tls-key-file", &key];
+    let rest = ["--tls-ca-cert-file", &cert, "--tls-auth-clients", "no"];
+    let user =
+        ["--user", "app", "on", ">p@ss", "~handover:*", "&handover:*", "+@all", "-@dangerous"];
+    let _server = Server::on_port(host, 0, &[&tls[..], &rest, &user].concat());
+    let address = format!("rediss://app:p%40ss@{host}:7443?ca={cert}");
+    let (here, there, mut news) = followed(&address, 0).await;
+    send_on(&here, 1).await;
+    hear_of(&there, &mut news, 1).await;
+}
+
+#[tokio::test]
+async fn a_full_redis_refuses_and_comes_back() {
+    let (here, _) = Nodes::joined::<Redis>(limits(GENEROUS), &["ann"]).await;
+    let mut line = server(&here).line().await;
+    ask(&mut line, "CONFIG SET maxmemory 1").await;
+    let op = RoomOp { author: author("ann"), change: here.message(LogLane::Bulk, 1, "1") };
+    assert!(here.broker.apply(here.now, &here.room, None, vec![op]).await.is_err());
+    ask(&mut line, "CONFIG SET maxmemory 0").await;
+    assert!(matches!(send_on(&here, 1).await, Sent::Appended(entry) if entry.offset == 1));
+}

@@ -1,0 +1,350 @@
+//! Which Redis has which slot, and how to ask it.
+//!
+//! Without a Redis Cluster there is one shard with every slot.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::sleep;
+
+use super::address::Place;
+use super::follow::Follow;
+use super::keys::SLOTS;
+use super::{PATIENCE, Shift};
+use crate::broker::Unavailable;
+
+/// Rooms asked to follow at once, of one shard.
+const ASKED_MAX: usize = 256;
+/// Between two tries while slots move.
+const MOVING_PAUSE: Duration = Duration::from_millis(25);
+/// How long replicas are waited for.
+const REPLICAS_PATIENCE: Duration = Duration::from_millis(1_000);
+
+/// A script, wholly applied or not at all.
+pub(super) struct Script {
+    text: String,
+    hash: String,
+}
+
+impl Script {
+    pub(super) fn new(text: &str) -> Script {
+        Script { text: text.to_owned(), hash: redis::Script::new(text).get_hash().to_owned() }
+    }
+
+    /// Adds a call: by its name, or by its text where it is not known yet.
+    pub(super) fn call(
+        &self,
+        calls: &mut Pipeline,
+        known: Known,
+        keys: &[String],
+        args: &[String],
+    ) {
+        let call = match known {
+            Known::ByName => calls.cmd("EVALSHA").arg(&self.hash),
+            Known::ByText => calls.cmd("EVAL").arg(&self.text),
+        };
+        call.arg(keys.len()).arg(keys).arg(args);
+    }
+}
+
+/// How a script is named.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Known {
+    ByName,
+    ByText,
+}
+
+/// Who has to have what is asked for, before it counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Held {
+    /// The Redis that is asked.
+    ByOne,
+    /// As many replicas of it as the setting wants, too.
+    ByReplicas,
+}
+
+/// The connections to a shard, while it answers.
+pub(super) struct Lines {
+    plain: MultiplexedConnection,
+    /// WAIT is about what its own connection wrote, and holds up what comes behind it there. So
+    /// each of these is asked about some slots, and several can wait at a time.
+    waiting: Vec<MultiplexedConnection>,
+}
+
+impl Lines {
+    pub(super) fn new(plain: MultiplexedConnection, waiting: Vec<MultiplexedConnection>) -> Lines {
+        Lines { plain, waiting }
+    }
+}
+
+/// One Redis that is written to.
+pub(super) struct Shard {
+    pub(super) place: Place,
+    lines: watch::Sender<Option<Arc<Lines>>>,
+    /// See [`Shift`]; known while there are lines.
+    shift: AtomicI64,
+    /// Its connections may be of no use any more.
+    pub(super) suspect: Notify,
+    pub(super) follow: mpsc::Sender<Follow>,
+}
+
+impl Shard {
+    /// The shard, and where it is asked to follow rooms.
+    pub(super) fn new(place: Place) -> (Arc<Shard>, mpsc::Receiver<Follow>) {
+        let (follow, asked) = mpsc::channel(ASKED_MAX);
+        let (lines, shift) = (watch::Sender::new(None), AtomicI64::new(0));
+        (Arc::new(Shard { place, lines, shift, suspect: Notify::new(), follow }), asked)
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.lines.borrow().is_some()
+    }
+
+    pub(super) fn opened(&self, lines: Lines, shift: Shift) {
+        self.shift.store(shift.0, Ordering::Release);
+        self.lines.send_replace(Some(Arc::new(lines)));
+    }
+
+    pub(super) fn closed(&self) {
+        self.lines.send_replace(None);
+    }
+
+    /// The two clocks.
+    pub(super) fn shift(&self) -> Shift {
+        Shift(self.shift.load(Ordering::Acquire))
+    }
+
+    fn line(&self, slot: u16, held: Held) -> Result<MultiplexedConnection, Unavailable> {
+        let lines = self.lines.borrow();
+        let lines = lines.as_ref().ok_or_else(|| silent(&self.place))?;
+        let waiting = match held {
+            Held::ByOne => None,
+            Held::ByReplicas => lines.waiting.get(usize::from(slot) % lines.waiting.len().max(1)),
+        };
+        Ok(waiting.unwrap_or(&lines.plain).clone())
+    }
+}
+
+fn silent(place: &Place) -> Unavailable {
+    Unavailable(format!("redis at {place} does not answer"))
+}
+
+/// Who has which slots.
+#[derive(Default)]
+pub(super) struct Map {
+    /// The last slot of each range and whose it is, in order; a gap has nobody.
+    ranges: Vec<(u16, Option<Arc<Shard>>)>,
+}
+
+impl Map {
+    /// Of ranges, first and last slot each.
+    pub(super) fn of(mut ranges: Vec<(u16, u16, Arc<Shard>)>) -> Map {
+        ranges.sort_unstable_by_key(|(first, ..)| *first);
+        let mut map = Map::default();
+        let mut next = 0;
+        for (first, last, shard) in ranges {
+            if first > next {
+                map.ranges.push((first - 1, None));
+            }
+            map.ranges.push((last, Some(shard)));
+            next = last.saturating_add(1);
+        }
+        map
+    }
+
+    pub(super) fn owner(&self, slot: u16) -> Option<&Arc<Shard>> {
+        let at = self.ranges.partition_point(|(last, _)| *last < slot);
+        self.ranges.get(at)?.1.as_ref()
+    }
+
+    /// Every shard, some of them several times.
+    pub(super) fn shards(&self) -> impl Iterator<Item = &Arc<Shard>> {
+        self.ranges.iter().filter_map(|(_, shard)| shard.as_ref())
+    }
+
+    fn is_whole_and_up(&self) -> bool {
+        let whole = self.ranges.last().is_some_and(|(last, _)| *last >= SLOTS - 1);
+        whole && self.ranges.iter().all(|(_, shard)| shard.as_ref().is_some_and(|s| s.is_up()))
+    }
+
+    /// The same slots at the same places?
+    pub(super) fn is_like(&self, other: &Map) -> bool {
+        let place = |shard: &Option<Arc<Shard>>| shard.as_ref().map(|shard| shard.place.clone());
+        self.ranges.len() == other.ranges.len()
+            && self.ranges.iter().zip(&other.ranges).all(|((last, here), (last_there, there))| {
+                last == last_there && place(here) == place(there)
+            })
+    }
+}
+
+/// What is known of the Redis or the cluster, and the way to it.
+pub(super) struct Board {
+    pub(super) map: watch::Sender<Arc<Map>>,
+    /// Whether all of it answers.
+    pub(super) up: watch::Sender<bool>,
+    /// The map may be of yesterday.
+    pub(super) outdated: Notify,
+    /// How many replicas have to have what is written.
+    pub(super) replicas: u32,
+}
+
+impl fmt::Debug for Board {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Board").field("replicas", &self.replicas).finish_non_exhaustive()
+    }
+}
+
+impl Board {
+    pub(super) fn new(replicas: u32) -> Board {
+        Board {
+            map: watch::Sender::new(Arc::default()),
+            up: watch::Sender::new(false),
+            outdated: Notify::new(),
+            replicas,
+        }
+    }
+
+    /// After a change of the map or of a shard.
+    pub(super) fn settle(&self) {
+        let up = self.map.borrow().is_whole_and_up();
+        self.up.send_if_modified(|was| std::mem::replace(was, up) != up);
+    }
+
+    /// Who has the slot, if it answers.
+    pub(super) fn shard(&self, slot: u16) -> Result<Arc<Shard>, Unavailable> {
+        let map = self.map.borrow();
+        let Some(shard) = map.owner(slot) else {
+            return Err(Unavailable("no redis is known to have this slot".to_owned()));
+        };
+        if shard.is_up() { Ok(shard.clone()) } else { Err(silent(&shard.place)) }
+    }
+
+    /// Asks for a script's answer.
+    pub(super) async fn script(
+        &self,
+        slot: u16,
+        held: Held,
+        script: &Script,
+        keys: &[String],
+        args: &[String],
+    ) -> Result<Value, Unavailable> {
+        let mut answers =
+            self.ask(slot, held, |calls, known| script.call(calls, known, keys, args)).await?;
+        answers.pop().ok_or_else(|| Unavailable("no answer at all".to_owned()))
+    }
+
+    /// Asks whoever has the slot, in one round trip, also while slots move.
+    pub(super) async fn ask(
+        &self,
+        slot: u16,
+        held: Held,
+        calls: impl Fn(&mut Pipeline, Known),
+    ) -> Result<Vec<Value>, Unavailable> {
+        let asked = self.ask_on(slot, held, calls);
+        match tokio::time::timeout(PATIENCE, asked).await {
+            Ok(answers) => answers,
+            Err(_) => {
+                if let Ok(shard) = self.shard(slot) {
+                    shard.suspect.notify_one();
+                }
+                Err(Unavailable("no answer in time".to_owned()))
+            }
+        }
+    }
+
+    async fn ask_on(
+        &self,
+        slot: u16,
+        held: Held,
+        calls: impl Fn(&mut Pipeline, Known),
+    ) -> Result<Vec<Value>, Unavailable> {
+        let held = if self.replicas == 0 { Held::ByOne } else { held };
+        let (mut known, mut elsewhere) = (Known::ByName, None);
+        loop {
+            let (shard, is_elsewhere) = match elsewhere.take() {
+                Some(shard) => (shard, true),
+                None => (self.shard(slot)?, false),
+            };
+            let mut pipe = redis::pipe();
+            calls(&mut pipe, known);
+            if is_elsewhere {
+                pipe = asking(&pipe);
+            }
+            if held == Held::ByReplicas {
+                pipe.cmd("WAIT").arg(self.replicas).arg(REPLICAS_PATIENCE.as_millis() as u64);
+            }
+            pipe.ignore_errors();
+            let mut line = shard.line(slot, held)?;
+            let answers: RedisResult<Vec<RedisResult<Value>>> = pipe.query_async(&mut line).await;
+            let answers = answers.inspect_err(|_| shard.suspect.notify_one()).map_err(failed)?;
+            let error = match answers.into_iter().collect::<RedisResult<Vec<Value>>>() {
+                Ok(answers) => return self.counted(held, answers),
+                Err(error) => error,
+            };
+            match error.kind() {
+                ErrorKind::Server(ServerErrorKind::NoScript) if known == Known::ByName => {
+                    known = Known::ByText;
+                    elsewhere = is_elsewhere.then_some(shard);
+                }
+                ErrorKind::Server(ServerErrorKind::Ask) => {
+                    elsewhere = self.at(&error);
+                    if elsewhere.is_none() {
+                        self.outdated.notify_one();
+                        sleep(MOVING_PAUSE).await;
+                    }
+                }
+                ErrorKind::Server(ServerErrorKind::Moved) => {
+                    self.outdated.notify_one();
+                    sleep(MOVING_PAUSE).await;
+                }
+                ErrorKind::Server(ServerErrorKind::TryAgain) => sleep(MOVING_PAUSE).await,
+                _ => {
+                    shard.suspect.notify_one();
+                    return Err(failed(error));
+                }
+            }
+        }
+    }
+
+    /// The shard that an answer sends us to.
+    fn at(&self, error: &RedisError) -> Option<Arc<Shard>> {
+        let (address, _) = error.redirect_node()?;
+        let (host, port) = address.rsplit_once(':')?;
+        let place = Place::Tcp(host.to_owned(), port.parse().ok()?);
+        let map = self.map.borrow();
+        map.shards().find(|shard| shard.place == place && shard.is_up()).cloned()
+    }
+
+    /// Whether enough replicas have it.
+    fn counted(&self, held: Held, mut answers: Vec<Value>) -> Result<Vec<Value>, Unavailable> {
+        if held == Held::ByOne {
+            return Ok(answers);
+        }
+        match answers.pop() {
+            Some(Value::Int(have)) if have >= i64::from(self.replicas) => Ok(answers),
+            Some(Value::Int(have)) => {
+                let wanted = self.replicas;
+                Err(Unavailable(format!("{have} of {wanted} replicas have it")))
+            }
+            _ => Err(Unavailable("no answer of the replicas".to_owned())),
+        }
+    }
+}
+
+/// The same calls, for a slot that is on its way to the one that is asked.
+fn asking(calls: &Pipeline) -> Pipeline {
+    let mut asking = redis::pipe();
+    for call in calls.cmd_iter() {
+        asking.cmd("ASKING").ignore().add_command(call.clone());
+    }
+    asking
+}
+
+pub(super) fn failed(error: RedisError) -> Unavailable {
+    Unavailable(error.to_string())
+}

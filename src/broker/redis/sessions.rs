@@ -1,0 +1,168 @@
+//! Sessions: each has its record in one slot, and the rooms that remember it in others.
+
+use std::collections::HashMap;
+
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use handover_protocol::session::grant::Admission;
+use handover_protocol::wire::{PeerId, RoomName, SessionId};
+use redis::FromRedisValue;
+
+use super::board::Held;
+use super::keys::{RoomKeys, room_keys, session_keys};
+use super::stored::garbled;
+use super::{RedisBroker, millis};
+use crate::broker::{Author, ResumeError, SecretHash, SessionRecord, Unavailable};
+
+/// Slots asked at once for one purpose.
+pub(super) const AT_ONCE: usize = 256;
+
+/// A session's record, and whether its end has begun.
+struct Kept {
+    record: SessionRecord,
+    retired: bool,
+}
+
+fn admission_text(admission: &Admission) -> Result<String, Unavailable> {
+    serde_json::to_string(admission).map_err(|error| Unavailable(error.to_string()))
+}
+
+impl RedisBroker {
+    pub(super) async fn change_session(
+        &self,
+        what: &str,
+        session: SessionId,
+        generation: u64,
+        about: &[&str],
+    ) -> Result<u64, Unavailable> {
+        let mut args =
+            vec![what.to_owned(), generation.to_string(), millis(self.session_kept).to_string()];
+        args.extend(about.iter().map(|&text| text.to_owned()));
+        let (keys, slot) = session_keys(session);
+        let asked =
+            self.board.script(slot, Held::ByReplicas, &self.scripts.session, &keys, &args).await?;
+        u64::from_redis_value(asked).map_err(|_| garbled("an answer"))
+    }
+
+    /// Writes a session down: as one that begins, or as one that was lost.
+    pub(super) async fn record_session(
+        &self,
+        what: &str,
+        record: SessionRecord,
+    ) -> Result<bool, Unavailable> {
+        let admission = admission_text(&record.admission)?;
+        let secret = record.secret_hash.to_text();
+        let about = [admission.as_str(), record.peer.as_str(), &secret];
+        let SessionRecord { session, generation, .. } = record;
+        Ok(self.change_session(what, session, generation, &about).await? == 1)
+    }
+
+    pub(super) async fn readmit_session(
+        &self,
+        author: Author,
+        admission: Admission,
+    ) -> Result<bool, Unavailable> {
+        let (text, Author { session, generation, .. }) = (admission_text(&admission)?, author);
+        Ok(self.change_session("readmit", session, generation, &[&text]).await? == 1)
+    }
+
+    pub(super) async fn resume_session(
+        &self,
+        session: SessionId,
+        secret_hash: SecretHash,
+        presented: Option<Admission>,
+        unix_now: u64,
+    ) -> Result<SessionRecord, ResumeError> {
+        loop {
+            let Some(Kept { mut record, retired }) = self.record(session).await? else {
+                return Err(ResumeError::Unknown);
+            };
+            if retired || !record.secret_hash.fits(&secret_hash) {
+                return Err(ResumeError::Unknown);
+            }
+            let succeeded = record.admission.succeed(presented.clone(), unix_now);
+            record.admission = succeeded.map_err(ResumeError::Refused)?;
+            let text = admission_text(&record.admission)?;
+            let about = [text.as_str()];
+            let raised = self.change_session("resume", session, record.generation, &about);
+            if raised.await? == 0 {
+                // Another resume was faster, or the session's end has begun: look again.
+                continue;
+            }
+            record.generation += 1;
+            // From here on no older connection adds a room: those there are, are all.
+            let Some(Kept { record: newest, .. }) = self.record(session).await? else {
+                return Err(ResumeError::Unknown);
+            };
+            record.rooms = newest.rooms;
+            let fences = record.rooms.iter().map(|room| self.fence(room, &record));
+            futures_util::future::try_join_all(fences).await?;
+            return Ok(record);
+        }
+    }
+
+    async fn fence(&self, room: &RoomName, record: &SessionRecord) -> Result<(), Unavailable> {
+        let RoomKeys { keys: [.., past], channel, slot } = room_keys(room);
+        let generation = record.generation.to_string();
+        let args = [record.peer.to_string(), generation, channel, self.publish.to_owned()];
+        let (past, fence) = ([past], &self.scripts.fence);
+        self.board.script(slot, Held::ByReplicas, fence, &past, &args).await.map(drop)
+    }
+
+    async fn record(&self, session: SessionId) -> Result<Option<Kept>, Unavailable> {
+        let ([record, rooms, _], slot) = session_keys(session);
+        let both = self.board.ask(slot, Held::ByOne, |calls, _| {
+            calls.hgetall(&record).smembers(&rooms);
+        });
+        let Ok([fields, rooms]) = <[redis::Value; 2]>::try_from(both.await?) else {
+            return Err(garbled("a session"));
+        };
+        let read = || HashMap::<String, String>::from_redis_value(fields);
+        let fields = read().map_err(|_| garbled("a session"))?;
+        if fields.is_empty() {
+            return Ok(None);
+        }
+        let read = || {
+            let rooms = Vec::<String>::from_redis_value(rooms).ok()?;
+            let rooms = rooms.iter().map(|room| RoomName::parse(room).ok());
+            let record = SessionRecord {
+                session,
+                peer: PeerId::parse(fields.get("peer")?).ok()?,
+                admission: serde_json::from_str(fields.get("admission")?).ok()?,
+                secret_hash: SecretHash::from_text(fields.get("secret")?)?,
+                generation: fields.get("generation")?.parse().ok()?,
+                rooms: rooms.collect::<Option<Vec<_>>>()?,
+            };
+            Some(Kept { record, retired: fields.contains_key("retired") })
+        };
+        read().map(Some).ok_or_else(|| garbled("a session"))
+    }
+
+    pub(super) async fn end_session(&self, session: SessionId) -> Result<(), Unavailable> {
+        let (keys, slot) = session_keys(session);
+        let both = self.board.ask(slot, Held::ByOne, |calls, _| {
+            calls.hget(&keys[0], "peer").smembers(&keys[2]);
+        });
+        let Ok([peer, rooms]) = <[redis::Value; 2]>::try_from(both.await?) else {
+            return Err(garbled("a session"));
+        };
+        let peer = Option::<String>::from_redis_value(peer).map_err(|_| garbled("a session"))?;
+        let rooms = Vec::<String>::from_redis_value(rooms).map_err(|_| garbled("a session"))?;
+        let Some(peer) = peer else { return Ok(()) };
+        let rooms: Vec<RoomName> =
+            rooms.iter().filter_map(|room| RoomName::parse(room).ok()).collect();
+        let forget = rooms.into_iter().map(async |room: RoomName| {
+            let RoomKeys { keys: [.., past], slot, .. } = room_keys(&room);
+            let fields = ["g", "s", "b", "h"].map(|kind| format!("{kind}:{peer}"));
+            let forget = self.board.ask(slot, Held::ByOne, |calls, _| {
+                calls.hdel(&past, &fields);
+            });
+            forget.await.map(drop)
+        });
+        stream::iter(forget).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        // The record last: an end that is cut short can be asked for again.
+        let forget = self.board.ask(slot, Held::ByOne, |calls, _| {
+            calls.del(&keys[..]);
+        });
+        forget.await.map(drop)
+    }
+}
