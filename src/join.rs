@@ -196,7 +196,7 @@ async fn talk(
             Ok(event) = events.recv() => match event {
                 ClientEvent::Quality(quality) => screen.quality(&quality)?,
                 ClientEvent::Moved => screen.note("this machine's address changed")?,
-                ClientEvent::Draining => screen.note("the gateway is about to go")?,
+                ClientEvent::Draining(_) => screen.note("the gateway is about to go")?,
                 ClientEvent::Expiring(left) => {
                     screen.note(&format!("the token ends in {} s", left.as_secs()))?;
                 }

@@ -1,7 +1,7 @@
 //! `handover load`: many sessions on a gateway, and what became of their messages.
 //!
-//! Every message is written down before it goes out, and every member is judged by that
-//! (`ledger`): nothing it is owed may be lost, repeated, out of order, or anybody else's.
+//! Every message is written down before it goes out (`ledger`), and every member is judged by that
+//! (`receiver`): nothing it is owed may be lost, repeated, out of order, or anybody else's.
 //! With `--chaos` each session reaches the gateway through a relay of its own (`path`) on
 //! which connections are broken at random (`chaos`), and the time until the session is back
 //! is measured.
@@ -12,6 +12,7 @@ mod ledger;
 mod member;
 mod path;
 mod random;
+mod receiver;
 mod report;
 mod run;
 mod target;
@@ -22,7 +23,7 @@ use clap::Args;
 use handover_client::{ConnectError, Error};
 
 pub use self::fleet::Fleet;
-pub use self::report::Report;
+pub use self::report::{Move, Report};
 use self::target::OwnGateway;
 use crate::config::LogFilter;
 use crate::error::StartError;

@@ -14,6 +14,7 @@ mod report;
 #[expect(dead_code, reason = "every bench uses its part of the rig")]
 #[path = "../rig/mod.rs"]
 mod rig;
+#[expect(dead_code, reason = "some of it is for talk across gateways")]
 mod stage;
 mod text;
 
@@ -25,7 +26,7 @@ use rig::Result;
 use rig::dial::Dialer;
 use rig::line::Wire;
 use rig::server::{Kind, Server};
-use stage::{Cast, Pace, Sample, Stage};
+use stage::{Cast, Pace, Processes, Sample, Stage};
 
 fn main() -> ExitCode {
     rig::start(run())
@@ -136,13 +137,14 @@ async fn compare(
 ) -> Result<[Vec<Sample>; 2]> {
     let [floor, gateway] = servers;
     let mut stages = [
-        Stage::set(dialer, floor, wire, scenario.cast).await?,
-        Stage::set(dialer, gateway, wire, scenario.cast).await?,
+        Stage::set(dialer, [floor, floor], wire, scenario.cast).await?,
+        Stage::set(dialer, [gateway, gateway], wire, scenario.cast).await?,
     ];
     let mut samples = [Vec::new(), Vec::new()];
     for _ in 0..effort.rounds {
         for ((stage, server), samples) in stages.iter_mut().zip(servers).zip(&mut samples) {
-            let round = stage.round(server, scenario.pace, effort.warm_up, effort.lasting);
+            let processes = Processes { servers: &[server.pid()], store: None };
+            let round = stage.round(processes, scenario.pace, effort.warm_up, effort.lasting);
             let sample = round.await.map_err(|error| format!("{}: {error}", server.kind.name()))?;
             samples.push(sample);
         }

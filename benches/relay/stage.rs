@@ -12,7 +12,9 @@ use crate::rig::Result;
 use crate::rig::dial::Dialer;
 use crate::rig::line::{Receiver, Sender, Wire};
 use crate::rig::member::{Held, Member, Purpose, Said, trouble};
+use crate::rig::redis::Redis;
 use crate::rig::server::Server;
+use crate::rig::system;
 use crate::text::{self, Script};
 
 /// Who talks to whom.
@@ -46,8 +48,10 @@ pub enum Pace {
 /// What one round came to.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sample {
-    /// Microseconds of the server's processor for each delivery.
+    /// Microseconds of the servers' processor for each delivery.
     pub cpu_us: f64,
+    /// ... and of what they keep their rooms in, if that is another process.
+    pub store_cpu_us: f64,
     /// Deliveries a second.
     pub rate: f64,
     /// Microseconds from the sending to the arrival.
@@ -59,7 +63,25 @@ pub struct Sample {
     pub misplaced: u64,
 }
 
-/// Talkers and listeners, connected to one server.
+/// Whose processor time is counted.
+#[derive(Clone, Copy, Debug)]
+pub struct Processes<'a> {
+    pub servers: &'a [u32],
+    pub store: Option<u32>,
+}
+
+impl Processes<'_> {
+    fn cpu_time(&self) -> Result<(Duration, Duration)> {
+        let mut servers = Duration::ZERO;
+        for pid in self.servers {
+            servers += system::cpu_time(*pid)?;
+        }
+        let store = self.store.map_or(Ok(Duration::ZERO), system::cpu_time)?;
+        Ok((servers, store))
+    }
+}
+
+/// Talkers and listeners, connected to one server or two.
 pub struct Stage {
     talkers: Vec<Talker>,
     fan_out: u64,
@@ -96,9 +118,8 @@ static ROOMS: AtomicU64 = AtomicU64::new(0);
 const PATIENCE: Duration = Duration::from_millis(1_000);
 
 impl Stage {
-    /// Connects everybody and has them join their rooms.
-    pub async fn set(dialer: &Dialer, server: &Server, wire: Wire, cast: Cast) -> Result<Stage> {
-        let mut stage = Stage {
+    fn new(cast: Cast, wire: Wire) -> Stage {
+        Stage {
             talkers: Vec::new(),
             fan_out: cast.fan_out(),
             reliable: wire.is_reliable(),
@@ -106,19 +127,47 @@ impl Stage {
             started: Instant::now(),
             readers: Vec::new(),
             _held: Vec::new(),
-        };
+        }
+    }
+
+    /// So many who publish to a Redis, each for one who has subscribed to that.
+    pub async fn on_redis(redis: &Redis, pairs: usize) -> Result<Stage> {
+        let mut stage = Stage::new(Cast::Pairs(pairs), Wire::WebSocket);
+        for nth in 0..pairs {
+            let channel = format!("channel-{nth}");
+            let (publisher, answers) = redis.publisher(&channel).await?;
+            stage.listen(Receiver::Redis(redis.subscription(&channel).await?));
+            stage.listen(Receiver::Redis(answers));
+            let script = Script::new(Wire::WebSocket, &channel, Some(&channel));
+            stage.talkers.push(Talker { sender: Sender::Redis(publisher), script, sent: 0 });
+        }
+        Ok(stage)
+    }
+
+    /// Connects everybody and has them join their rooms: talkers and listeners to one of the
+    /// servers each, the other way around in every second room.
+    pub async fn set(
+        dialer: &Dialer,
+        servers: [&Server; 2],
+        wire: Wire,
+        cast: Cast,
+    ) -> Result<Stage> {
+        let mut stage = Stage::new(cast, wire);
         let rooms = match cast {
             Cast::Pairs(pairs) => pairs,
             Cast::Audience(_) => 1,
         };
-        for _ in 0..rooms {
+        for nth in 0..rooms {
             // Never the same room twice: an earlier stage may not have been cleared yet.
             let room = format!("room-{}", ROOMS.fetch_add(1, Ordering::Relaxed));
-            let join = || Member::join(dialer, server, wire, &room, Purpose::Talk);
-            let talker = join().await?;
+            let join = |at: usize| {
+                let server = servers[(nth + at) % 2];
+                Member::join(dialer, server, wire, &room, Purpose::Talk)
+            };
+            let talker = join(0).await?;
             let mut to = String::new();
             for _ in 0..stage.fan_out {
-                let listener = join().await?;
+                let listener = join(1).await?;
                 to.clone_from(&listener.peer);
                 stage.listen(listener.receiver);
                 stage._held.push((Some(listener.sender), listener.held));
@@ -141,7 +190,7 @@ impl Stage {
     /// Talks for `warm_up`, then measures for `lasting`.
     pub async fn round(
         &mut self,
-        server: &Server,
+        processes: Processes<'_>,
         pace: Pace,
         warm_up: Duration,
         lasting: Duration,
@@ -151,11 +200,11 @@ impl Stage {
         lock(&self.tally.latencies_ns).clear();
         self.tally.is_recording.store(true, Ordering::Relaxed);
         let before = (self.expected(), self.delivered(), self.misplaced());
-        let (began, cpu) = (Instant::now(), server.cpu_time()?);
+        let (began, cpu) = (Instant::now(), processes.cpu_time()?);
         self.talk(pace, lasting).await?;
         let took = began.elapsed();
         self.settle().await;
-        let cpu = server.cpu_time()?.saturating_sub(cpu);
+        let after = processes.cpu_time()?;
         self.tally.is_recording.store(false, Ordering::Relaxed);
         let delivered = self.delivered() - before.1;
         if let Some(trouble) = lock(&self.tally.trouble).take() {
@@ -167,8 +216,12 @@ impl Stage {
             let at = (latencies.len() as f64 * q) as usize;
             latencies.get(at.min(latencies.len().saturating_sub(1))).map_or(0.0, |&ns| us(ns))
         };
+        let each = |after: Duration, before: Duration| {
+            after.saturating_sub(before).as_secs_f64() * 1e6 / delivered.max(1) as f64
+        };
         let sample = Sample {
-            cpu_us: cpu.as_secs_f64() * 1e6 / delivered.max(1) as f64,
+            cpu_us: each(after.0, cpu.0),
+            store_cpu_us: each(after.1, cpu.1),
             rate: delivered as f64 / took.as_secs_f64(),
             p50_us: quantile(0.5),
             p99_us: quantile(0.99),

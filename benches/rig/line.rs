@@ -9,6 +9,7 @@ use web_transport_quinn::{RecvStream, SendStream, Session};
 
 use super::Result;
 use super::dial::WebSocket;
+use super::redis::{Publisher, Subscription};
 
 /// No message here is nearly as long.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
@@ -43,8 +44,13 @@ impl Wire {
 /// Where messages are put in.
 pub enum Sender {
     WebSocket(SplitSink<WebSocket, Message>),
-    Stream { stream: SendStream, scratch: BytesMut },
+    Stream {
+        stream: SendStream,
+        scratch: BytesMut,
+    },
     Datagrams(Box<Session>),
+    /// Past every gateway.
+    Redis(Publisher),
 }
 
 impl Sender {
@@ -65,6 +71,7 @@ impl Sender {
             Sender::Datagrams(session) => {
                 session.send_datagram(Bytes::copy_from_slice(text.as_bytes()))?;
             }
+            Sender::Redis(publisher) => publisher.publish(text).await?,
         }
         Ok(())
     }
@@ -72,7 +79,7 @@ impl Sender {
     pub async fn flush(&mut self) -> Result<()> {
         match self {
             Sender::WebSocket(sink) => Ok(sink.flush().await?),
-            Sender::Stream { .. } | Sender::Datagrams(_) => Ok(()),
+            Sender::Stream { .. } | Sender::Datagrams(_) | Sender::Redis(_) => Ok(()),
         }
     }
 }
@@ -80,8 +87,13 @@ impl Sender {
 /// Where messages come out.
 pub enum Receiver {
     WebSocket(SplitStream<WebSocket>),
-    Stream { stream: RecvStream, frames: FrameReader },
+    Stream {
+        stream: RecvStream,
+        frames: FrameReader,
+    },
     Datagrams(Box<Session>),
+    /// Past every gateway.
+    Redis(Subscription),
 }
 
 impl Receiver {
@@ -107,6 +119,7 @@ impl Receiver {
                 frames.buffer().extend_from_slice(&chunk.bytes);
             },
             Receiver::Datagrams(session) => Ok(session.read_datagram().await?),
+            Receiver::Redis(subscription) => subscription.next().await,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Result;
 use super::dial::Dialer;
@@ -28,8 +28,20 @@ pub struct Member {
     pub peer: String,
     pub sender: Sender,
     pub receiver: Receiver,
+    /// What it can come back with, at a gateway.
+    pub ticket: Option<Ticket>,
     /// What has to stay open although nobody speaks on it.
     pub held: Held,
+}
+
+/// What a session is resumed with.
+#[derive(Clone, Debug)]
+pub struct Ticket {
+    session: String,
+    secret: String,
+    room: String,
+    /// Where it stood there, as `hello` says it.
+    position: Value,
 }
 
 /// See [`Member::held`].
@@ -48,6 +60,57 @@ impl Member {
         room: &str,
         purpose: Purpose,
     ) -> Result<Member> {
+        let mut member = Self::connect(dialer, server, wire, room, purpose).await?;
+        member.greet(server.kind, room).await?;
+        if let (Wire::Datagram, Some(session)) = (wire, member.held.session.clone()) {
+            let sender =
+                std::mem::replace(&mut member.sender, Sender::Datagrams(Box::new(session.clone())));
+            let receiver =
+                std::mem::replace(&mut member.receiver, Receiver::Datagrams(Box::new(session)));
+            member.held.streams.push((sender, receiver));
+        }
+        Ok(member)
+    }
+
+    /// Connects and goes on with a session.
+    pub async fn resume(
+        dialer: &Dialer,
+        server: &Server,
+        wire: Wire,
+        ticket: &Ticket,
+    ) -> Result<Member> {
+        let Ticket { session, secret, room, position } = ticket;
+        let mut member = Self::connect(dialer, server, wire, room, Purpose::Idle).await?;
+        let hello = json!({
+            "type": "hello", "version": 1, "agent": "handover-bench",
+            "resume": { "session": session, "secret": secret, "rooms": { room: position } },
+        });
+        member.sender.feed(&hello.to_string()).await?;
+        member.sender.flush().await?;
+        loop {
+            let answer = member.receiver.next().await?;
+            match Said::of(&answer) {
+                Said::Welcome => {
+                    let welcome: Value = serde_json::from_slice(&answer)?;
+                    if welcome["resumed"] != true || welcome["rooms"][room].is_null() {
+                        return Err(format!("not resumed: {welcome}").into());
+                    }
+                    member.ticket = Some(ticket.clone());
+                    return Ok(member);
+                }
+                Said::Trouble => return Err(trouble(&answer)),
+                Said::Ready | Said::Delivery | Said::Other => {}
+            }
+        }
+    }
+
+    async fn connect(
+        dialer: &Dialer,
+        server: &Server,
+        wire: Wire,
+        room: &str,
+        purpose: Purpose,
+    ) -> Result<Member> {
         let path = match (server.kind, purpose, wire) {
             (Kind::Gateway, _, Wire::WebSocket | Wire::WebSocketTls) => "/v1/ws".to_owned(),
             (Kind::Gateway, _, Wire::Stream | Wire::Datagram) => "/v1/wt".to_owned(),
@@ -55,12 +118,19 @@ impl Member {
             (Kind::Floor, Purpose::Talk, Wire::Datagram) => format!("/datagrams/{room}"),
             (Kind::Floor, Purpose::Talk, _) => format!("/relay/{room}"),
         };
-        let mut member = match wire {
+        let member = |sender, receiver, held| Member {
+            peer: String::new(),
+            sender,
+            receiver,
+            ticket: None,
+            held,
+        };
+        Ok(match wire {
             Wire::WebSocket | Wire::WebSocketTls => {
                 let tls = wire == Wire::WebSocketTls;
                 let (sink, stream) = dialer.web_socket(server, tls, &path).await?.split();
                 let (sender, receiver) = (Sender::WebSocket(sink), Receiver::WebSocket(stream));
-                Member { peer: String::new(), sender, receiver, held: Held::default() }
+                member(sender, receiver, Held::default())
             }
             Wire::Stream | Wire::Datagram => {
                 let session = dialer.web_transport(server, &path).await?;
@@ -73,18 +143,9 @@ impl Member {
                     bulk.0.feed(BULK).await?;
                     held.streams.push(bulk);
                 }
-                Member { peer: String::new(), sender, receiver, held }
+                member(sender, receiver, held)
             }
-        };
-        member.greet(server.kind, room).await?;
-        if let (Wire::Datagram, Some(session)) = (wire, member.held.session.clone()) {
-            let sender =
-                std::mem::replace(&mut member.sender, Sender::Datagrams(Box::new(session.clone())));
-            let receiver =
-                std::mem::replace(&mut member.receiver, Receiver::Datagrams(Box::new(session)));
-            member.held.streams.push((sender, receiver));
-        }
-        Ok(member)
+        })
     }
 
     async fn greet(&mut self, kind: Kind, room: &str) -> Result<()> {
@@ -94,15 +155,27 @@ impl Member {
             self.sender.feed(&join).await?;
         }
         self.sender.flush().await?;
+        let text = |value: &Value| value.as_str().map(str::to_owned).ok_or("a field is missing");
+        let mut session = None;
         loop {
             let answer = self.receiver.next().await?;
             match Said::of(&answer) {
                 Said::Welcome => {
                     let welcome: Value = serde_json::from_slice(&answer)?;
-                    let peer = welcome["peer"].as_str().ok_or("a welcome without `peer`")?;
-                    self.peer = peer.to_owned();
+                    self.peer = text(&welcome["peer"])?;
+                    session = Some((text(&welcome["session"])?, text(&welcome["secret"])?));
                 }
-                Said::Ready => return Ok(()),
+                Said::Ready => {
+                    if let Some((session, secret)) = session {
+                        let joined: Value = serde_json::from_slice(&answer)?;
+                        let (epoch, signal) = (&joined["epoch"], &joined["signal"]);
+                        let bulk = &joined["bulk"];
+                        let position = json!({ "epoch": epoch, "signal": signal, "bulk": bulk });
+                        let room = room.to_owned();
+                        self.ticket = Some(Ticket { session, secret, room, position });
+                    }
+                    return Ok(());
+                }
                 Said::Trouble => return Err(trouble(&answer)),
                 Said::Delivery | Said::Other => {}
             }

@@ -5,6 +5,7 @@ pub mod dial;
 pub mod floor;
 pub mod line;
 pub mod member;
+pub mod redis;
 pub mod server;
 pub mod system;
 pub mod tls;

@@ -5,10 +5,21 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::system::{self, Memory};
 use super::{Result, floor};
+
+/// What is set to nothing where everything comes from one address, as fast as it goes.
+const LIMITS: [&str; 6] = [
+    "ungreeted_per_address",
+    "connections_per_address",
+    "handshakes_per_s",
+    "messages_per_s",
+    "bytes_per_s",
+    "joins_per_s",
+];
 
 /// Which server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,21 +59,18 @@ impl Server {
     pub fn start(kind: Kind) -> Result<Server> {
         match kind {
             Kind::Floor => Self::floor(),
-            // Everything comes from one address, and as fast as it goes.
-            Kind::Gateway => Self::gateway(&[
-                "ungreeted_per_address",
-                "connections_per_address",
-                "handshakes_per_s",
-                "messages_per_s",
-                "bytes_per_s",
-                "joins_per_s",
-            ]),
+            Kind::Gateway => Self::gateway(&LIMITS, &[]),
         }
+    }
+
+    /// A gateway that shares its rooms with others on the same broker.
+    pub fn on_broker(address: &str) -> Result<Server> {
+        Self::gateway(&LIMITS, &["--broker", address])
     }
 
     /// A gateway with all its limits.
     pub fn as_shipped() -> Result<Server> {
-        Self::gateway(&[])
+        Self::gateway(&[], &[])
     }
 
     fn floor() -> Result<Server> {
@@ -72,15 +80,17 @@ impl Server {
         Ok(Server { kind: Kind::Floor, plain, secure, quic, child, scratch: None })
     }
 
-    fn gateway(unlimited: &[&str]) -> Result<Server> {
+    fn gateway(unlimited: &[&str], others: &[&str]) -> Result<Server> {
+        static STARTED: AtomicU64 = AtomicU64::new(0);
+        let nth = STARTED.fetch_add(1, Ordering::Relaxed);
         let scratch = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
-            .join(format!("bench-{}-identity", std::process::id()));
+            .join(format!("bench-{}-identity-{nth}", std::process::id()));
         std::fs::create_dir_all(&scratch)?;
         // Another build can be measured with the same load, to compare before and after.
         let built = || OsString::from(env!("CARGO_BIN_EXE_handover"));
         let mut command = Command::new(std::env::var_os("BENCH_GATEWAY").unwrap_or_else(built));
         command.args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
-        command.args(["--log", "warn"]);
+        command.args(["--log", "warn"]).args(others);
         for limit in unlimited {
             command.args(["--set", &format!("limits.{limit}=0")]);
         }
@@ -105,6 +115,13 @@ impl Server {
     /// User and system time so far.
     pub fn cpu_time(&self) -> Result<Duration> {
         system::cpu_time(self.pid())
+    }
+
+    /// As when the machine loses its power.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
     }
 
     /// Resident memory now.

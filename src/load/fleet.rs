@@ -7,8 +7,8 @@ use handover_client::Certificates;
 use tokio::sync::watch;
 
 use super::member::Member;
+use super::run::Run;
 use super::target::{Target, ways};
-use crate::clock::Clock;
 
 /// Gateways behind a balancer as it were: each connection goes to the next of those that are up.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub struct Fleet {
     certificates: Certificates,
     up: watch::Sender<Vec<SocketAddr>>,
     begun: watch::Sender<bool>,
-    members: OnceLock<(Clock, Vec<Arc<Member>>)>,
+    running: OnceLock<(Arc<Run>, Vec<Arc<Member>>)>,
 }
 
 impl Fleet {
@@ -32,7 +32,7 @@ impl Fleet {
             certificates,
             up: watch::channel(addresses).0,
             begun: watch::channel(false).0,
-            members: OnceLock::new(),
+            running: OnceLock::new(),
         })
     }
 
@@ -43,15 +43,23 @@ impl Fleet {
 
     /// A gateway dies now: its sessions are timed until they are back.
     pub fn lose(&self, gateway: SocketAddr) {
-        let Some((clock, members)) = self.members.get() else { return };
-        let now = clock.now();
+        let Some((run, members)) = self.running.get() else { return };
+        let now = run.clock.now();
         let concerned = members.iter().filter(|member| member.gateway() == Some(gateway));
         concerned.for_each(|member| member.loses_gateway(now));
     }
 
+    /// What the gateways share is emptied from now on: every room begins a new life, and every
+    /// member has to be told so, once.
+    pub fn empty(&self) {
+        if let Some((run, _)) = self.running.get() {
+            run.ledger.empty(run.clock.now());
+        }
+    }
+
     /// How many sessions each gateway carries now.
     pub fn carried(&self, gateway: SocketAddr) -> usize {
-        let members = self.members.get().map_or(&[][..], |(_, members)| members);
+        let members = self.running.get().map_or(&[][..], |(_, members)| members);
         members.iter().filter(|member| member.gateway() == Some(gateway)).count()
     }
 
@@ -61,9 +69,9 @@ impl Fleet {
         let _ = self.begun.subscribe().wait_for(|begun| *begun).await;
     }
 
-    pub(super) fn begin(&self, clock: Clock, members: &[Arc<Member>]) {
+    pub(super) fn begin(&self, run: Arc<Run>, members: &[Arc<Member>]) {
         // A second run on the same fleet is not timed.
-        let _ = self.members.set((clock, members.to_vec()));
+        let _ = self.running.set((run, members.to_vec()));
         self.begun.send_replace(true);
     }
 

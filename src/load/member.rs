@@ -7,17 +7,21 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use handover_client::{
-    Attention, Client, Codec, Json, Kind, LogLane, Options, Room, RoomEvent, State, Token,
+    Attention, Client, ClientEvent, Codec, Error, Json, Kind, LogLane, Options, ResetCause, Room,
+    RoomEvent, SendError, Sending, State, Token,
 };
 use handover_protocol::time::Time;
+use handover_protocol::wire::ErrorCode;
+use handover_protocol::wire::message::ResetReason;
 use tokio::sync::{mpsc, watch};
 
 use super::LoadError;
 use super::chaos::Harm;
-use super::ledger::{Note, Receiver, Session, Stream, Tally};
+use super::ledger::{Note, Session, Stream};
 use super::path::Path;
 use super::random::Random;
-use super::report::Spread;
+use super::receiver::{Receiver, Tally};
+use super::report::{Move, Spread};
 use super::run::{Phase, Run};
 use super::target::Target;
 
@@ -41,6 +45,9 @@ pub(super) struct Member {
     orphaned: Mutex<Option<Time>>,
 }
 
+/// What became of a send.
+type Said = (Stream, usize, <Sending as Future>::Output);
+
 /// What became of a session.
 #[derive(Debug, Default)]
 pub(super) struct Lived {
@@ -57,12 +64,17 @@ pub(super) struct Lived {
     pub(super) failovers: Vec<Duration>,
     /// How long it was without a connection, each time that it noticed.
     pub(super) gaps: Vec<Duration>,
+    /// Each time that its gateway asked it to go elsewhere.
+    pub(super) moves: Vec<Move>,
 }
 
 /// What became of a membership.
 #[derive(Debug, Default)]
 pub(super) struct Heard {
     pub(super) tally: Tally,
+    /// Because the room's life was over.
+    pub(super) lives: u64,
+    /// For any other reason.
     pub(super) resets: u64,
     pub(super) delays: Spread,
 }
@@ -175,6 +187,8 @@ impl Member {
         let mut next = pause(&mut random);
         let mut sending = true;
         let mut without = None;
+        let mut events = self.client.events();
+        let mut asked_to_go = None;
         while sending || !sendings.is_empty() || self.is_broken() {
             tokio::select! {
                 () = &mut next, if sending => {
@@ -185,8 +199,12 @@ impl Member {
                         None => lived.failed += 1,
                     }
                 }
-                Some(outcome) = sendings.next() => match outcome {
+                Some((stream, number, outcome)) = sendings.next() => match outcome {
                     Ok(_) => lived.accepted += 1,
+                    // Whether it should have been is judged with its addressee.
+                    Err(Error::Send(SendError::Refused { code: ErrorCode::NoSuchPeer, .. })) => {
+                        run.ledger.turn_away(stream, number, run.clock.now());
+                    }
                     Err(error) => {
                         tracing::warn!(session = self.session, %error, "a send failed");
                         lived.failed += 1;
@@ -201,6 +219,10 @@ impl Member {
                         let orphaned = { self.orphaned().take() };
                         lived.failovers.extend(orphaned.map(|at| now.since(at)));
                         lived.gaps.extend(without.take().map(|since| now.since(since)));
+                        let gone = asked_to_go.take_if(|(_, _, from)| self.gateway() != *from);
+                        lived.moves.extend(gone.map(|(told, announced, _)| {
+                            Move { announced, took: now.since(told) }
+                        }));
                     }
                     State::Ended(why) => {
                         tracing::warn!(session = self.session, ?why, "a session ended");
@@ -211,13 +233,20 @@ impl Member {
                         without.get_or_insert(run.clock.now());
                     }
                 },
+                Ok(event) = events.recv() => if let ClientEvent::Draining(announced) = event {
+                    asked_to_go = Some((run.clock.now(), announced, self.gateway()));
+                },
                 () = reached(&mut phase, Phase::Finishing), if sending => sending = false,
             }
         }
         lived
     }
 
-    async fn say(&self, run: &Run, random: &mut Random) -> Option<handover_client::Sending> {
+    async fn say(
+        &self,
+        run: &Run,
+        random: &mut Random,
+    ) -> Option<impl Future<Output = Said> + use<>> {
         let (room, handle) = random.pick(&self.rooms)?;
         let lane = *random.pick(&LogLane::ALL)?;
         let to = if random.one_in(DIRECTED) {
@@ -227,15 +256,17 @@ impl Member {
             None
         };
         let stream = Stream { from: self.session, room: *room, lane };
-        let number = run.ledger.send(stream, to);
-        let sent = run.clock.now().as_micros();
+        let now = run.clock.now();
+        let number = run.ledger.send(stream, to, now);
+        let sent = now.as_micros();
         let padding = "x".repeat(run.padding);
         let note = Note { from: self.session, room: *room, number, sent, padding };
         let to = match to {
             Some(to) => Some(*run.peers.get(to)?),
             None => None,
         };
-        handle.queue(lane, to, Json::from_value(&note).ok()?).await.ok()
+        let sending = handle.queue(lane, to, Json::from_value(&note).ok()?).await.ok()?;
+        Some(async move { (stream, number, sending.await) })
     }
 }
 
@@ -250,10 +281,10 @@ pub(super) async fn listen(
 ) -> Heard {
     let mut heard = Heard::default();
     let mut receiver = Receiver::new(session, number);
-    let mut owed = None;
+    let mut is_settled = false;
     let mut said = false;
     loop {
-        if !said && owed.is_some_and(|owed| receiver.had() >= owed) {
+        if is_settled && !said && receiver.outstanding(&run.ledger) == 0 {
             said = true;
             // Nobody waits for it any more once the time is up.
             // Room for everybody who listens.
@@ -265,9 +296,12 @@ pub(super) async fn listen(
                     let note = body.to_value::<Note>().ok();
                     let Some(note) = note else { continue };
                     let genuine = run.peers.get(note.from) == Some(&from);
-                    receiver.take(&run.ledger, lane, position.offset, &note, genuine);
+                    receiver.take(&run.ledger, lane, position, &note, genuine);
                     let now = run.clock.now();
                     heard.delays.add(now.since(Time::from_micros(note.sent)));
+                }
+                Some(RoomEvent::Reset(ResetCause::Gateway(ResetReason::Epoch), _)) => {
+                    receiver.begin_again(run.clock.now());
                 }
                 Some(RoomEvent::Reset(cause, _)) => {
                     tracing::warn!(session, ?cause, "a room was reset");
@@ -276,11 +310,10 @@ pub(super) async fn listen(
                 Some(_) => {}
                 None => break,
             },
-            () = reached(&mut phase, Phase::Settled), if owed.is_none() => {
-                owed = Some(run.ledger.owed_in_all(number, session));
-            }
+            () = reached(&mut phase, Phase::Settled), if !is_settled => is_settled = true,
         }
     }
+    heard.lives = receiver.lives();
     let lost;
     (heard.tally, lost) = receiver.finish(&run.ledger);
     if let (Some(first), Some(last)) = (lost.first(), lost.last()) {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::chaos::{Harm, Harmed};
-use super::ledger::Tally;
+use super::receiver::Tally;
 
 /// How durations are spread, to within 5 percent, in the same memory however many there are.
 #[derive(Clone, Debug, Default)]
@@ -51,6 +51,15 @@ impl Spread {
     }
 }
 
+/// A session that was asked to leave its gateway.
+#[derive(Clone, Copy, Debug)]
+pub struct Move {
+    /// When it was to do so, from when it was asked.
+    pub announced: Duration,
+    /// When another gateway carried it.
+    pub took: Duration,
+}
+
 /// What a run comes to.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -71,18 +80,29 @@ pub struct Report {
     pub(super) recoveries: Vec<(Harm, Duration)>,
     pub(super) failovers: Vec<Duration>,
     pub(super) gaps: Vec<Duration>,
+    pub(super) moves: Vec<Move>,
+    /// The sessions were on gateways that may be gone for a while.
+    pub(super) of_fleet: bool,
+    /// How often what the gateways share was emptied.
+    pub(super) lives_ended: u64,
+    /// Memberships that were not told of that.
+    pub(super) resets_missed: u64,
     /// Sessions that had not come to rest when the run was given up.
     pub(super) restless: u64,
 }
 
 impl Report {
-    fn promises(&self) -> [(&'static str, u64); 9] {
+    fn promises(&self) -> [(&'static str, u64); 13] {
         [
             ("lost", self.tally.lost),
             ("repeated", self.tally.repeated),
             ("out of order", self.tally.misordered),
             ("leaked", self.tally.leaked),
-            ("resets", self.resets),
+            ("in a life of the room other than its own", self.tally.mixed),
+            ("two messages at one place", self.tally.doubled),
+            ("refused although the addressee was there", self.tally.turned_away),
+            ("resets without cause", self.resets),
+            ("new lives of a room not told of", self.resets_missed),
             ("sends neither accepted nor under way", self.failed),
             ("sessions forgotten by the gateway", self.renewed),
             ("sessions that ended by themselves", self.ended),
@@ -100,9 +120,30 @@ impl Report {
         &self.failovers
     }
 
+    /// Every time that a session was asked to leave its gateway and did.
+    pub fn moves(&self) -> &[Move] {
+        &self.moves
+    }
+
     /// The longest that a session was without a connection and knew it.
     pub fn longest_gap(&self) -> Duration {
         self.gaps.iter().max().copied().unwrap_or_default()
+    }
+
+    fn interruptions(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\nsessions")?;
+        heading(f)?;
+        let late = |m: &Move| m.took.saturating_sub(m.announced);
+        let late: Vec<Duration> = self.moves.iter().map(late).collect();
+        let rows = [
+            ("whose gateway died", &self.failovers),
+            ("asked to move, and late", &late),
+            ("without a connection", &self.gaps),
+        ];
+        for (name, times) in rows {
+            row(f, name, times.len() as u64, times.clone())?;
+        }
+        Ok(())
     }
 
     fn broken_connections(&self, f: &mut fmt::Formatter<'_>, harmed: &Harmed) -> fmt::Result {
@@ -164,25 +205,30 @@ impl fmt::Display for Report {
         let quantile = |share| self.delays.quantile(share).map_or_else(|| "-".to_owned(), millis);
         writeln!(
             f,
-            "delivered {}, after p50 {} ms, p99 {} ms",
+            "delivered {}, after p50 {} ms, p99 {} ms, at most {} ms",
             self.tally.delivered,
             quantile(0.5),
-            quantile(0.99)
+            quantile(0.99),
+            quantile(1.0)
         )?;
+        if self.lives_ended > 0 {
+            writeln!(
+                f,
+                "the rooms' lives ended {} times: {} messages were cut off by that, and {} refused \
+                 before their addressee was back",
+                self.lives_ended, self.tally.cut_off, self.tally.too_early
+            )?;
+        }
         if let Some(harmed) = &self.harmed {
             self.broken_connections(f, harmed)?;
         }
-        if !self.failovers.is_empty() || !self.gaps.is_empty() {
-            writeln!(f, "\nsessions")?;
-            heading(f)?;
-            let counts = [&self.failovers, &self.gaps].map(|times| times.len() as u64);
-            row(f, "whose gateway died", counts[0], self.failovers.clone())?;
-            row(f, "without a connection", counts[1], self.gaps.clone())?;
+        if self.of_fleet {
+            self.interruptions(f)?;
         }
         writeln!(f)?;
         let promises = self.promises();
         for (name, broken) in promises {
-            writeln!(f, "  {name:<40}{broken:>8}")?;
+            writeln!(f, "  {name:<42}{broken:>8}")?;
         }
         if self.tally.delivered == 0 {
             writeln!(f, "  nothing was delivered, so nothing is proven")?;
@@ -218,10 +264,10 @@ mod tests {
         let tally = Tally { delivered: 9, ..Tally::default() };
         let good = Report { tally, ..Report::default() };
         assert!(good.is_good());
-        assert!(good.to_string().ends_with("\n9 passed, 0 failed\n"), "{good}");
+        assert!(good.to_string().ends_with("\n13 passed, 0 failed\n"), "{good}");
         let bad = Report { tally: Tally { repeated: 1, ..tally }, ..Report::default() };
         assert!(!bad.is_good());
-        assert!(bad.to_string().ends_with("\n8 passed, 1 failed\n"), "{bad}");
+        assert!(bad.to_string().ends_with("\n12 passed, 1 failed\n"), "{bad}");
         assert!(!Report::default().is_good(), "nothing delivered proves nothing");
     }
 }

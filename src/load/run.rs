@@ -78,7 +78,7 @@ pub(super) async fn run(
     let peers = members.iter().map(|member| member.client.peer());
     let run = Arc::new(Run {
         clock: Clock::start(),
-        ledger: Ledger::default(),
+        ledger: if fleet.is_some() { Ledger::keeping_places() } else { Ledger::default() },
         peers: peers.collect::<Option<_>>().ok_or(LoadError::Unsteady)?,
         members: in_room,
         every: Duration::try_from_secs_f64(1.0 / args.rate).unwrap_or(Duration::MAX),
@@ -86,7 +86,7 @@ pub(super) async fn run(
     });
 
     if let Some(fleet) = fleet {
-        fleet.begin(run.clock, &members);
+        fleet.begin(run.clone(), &members);
     }
     let (phase, phases) = watch::channel(Phase::Sending);
     let most = members.iter().map(|member| member.rooms.len()).sum::<usize>().max(1);
@@ -124,6 +124,7 @@ pub(super) async fn run(
         seed,
         lasted,
         harmed,
+        of_fleet: fleet.is_some(),
         targets: describe(targets),
         ..Report::default()
     };
@@ -149,6 +150,7 @@ pub(super) async fn run(
     stream::iter(&members)
         .for_each_concurrent(None, |member| async { member.client.close().await })
         .await;
+    report.lives_ended = run.ledger.emptied().len() as u64;
     while let Some(heard) = listeners.join_next().await {
         report.add_heard(&heard.map_err(|_| LoadError::Unsteady)?);
     }
@@ -211,11 +213,13 @@ impl Report {
         self.recoveries.extend(lived.recoveries);
         self.failovers.extend(lived.failovers);
         self.gaps.extend(lived.gaps);
+        self.moves.extend(lived.moves);
     }
 
     fn add_heard(&mut self, heard: &Heard) {
         self.tally.add(heard.tally);
-        self.resets += heard.resets;
+        self.resets += heard.resets + heard.lives.saturating_sub(self.lives_ended);
+        self.resets_missed += self.lives_ended.saturating_sub(heard.lives);
         self.delays.merge(&heard.delays);
     }
 }

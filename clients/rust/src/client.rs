@@ -56,8 +56,8 @@ pub enum ClientEvent {
     Moved,
     /// The token ends in so much time: bring a new one with [`Client::refresh`].
     Expiring(Duration),
-    /// The gateway is about to go; the client moves by itself.
-    Draining,
+    /// The gateway is about to go; the client moves by itself in so much time.
+    Draining(Duration),
     /// Something without an answer of its own, such as an ephemeral message, was refused.
     Refused {
         /// The room it was about, as far as the gateway could tell.

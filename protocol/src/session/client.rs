@@ -254,6 +254,8 @@ impl ClientSession {
             Some(link) if link.doubted || link.unwanted => {
                 Some(Wanted { not_before: self.not_before, replaces: true })
             }
+            // It has taken the place of one that was closed: what was wanted is under way.
+            Some(link) if !link.welcomed => None,
             Some(_) => self.redial_at.map(|at| Wanted { not_before: Some(at), replaces: true }),
         }
     }
@@ -582,16 +584,6 @@ impl ClientSession {
             self.abandon(room);
         }
         self.outputs.push_back(Output::Event(Event::Ended(why)));
-    }
-
-    /// Ends every send of a room that is given up.
-    fn abandon(&mut self, mut room: Room) {
-        for lane in LogLane::ALL {
-            for (id, uncertain) in room.sends[lane].abandon() {
-                let why = if uncertain { SendError::Uncertain } else { SendError::NotSent };
-                self.outputs.push_back(Output::Sent(id, Err(why)));
-            }
-        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! A gateway in a process of its own.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -16,12 +16,22 @@ use crate::redis::signal;
 /// Far longer than it takes.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// What a gateway is started with.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) program: PathBuf,
+    /// Where its certificate is kept.
+    pub(crate) dir: PathBuf,
+    pub(crate) broker: String,
+    /// What it logs.
+    pub(crate) log: String,
+    /// Beside what all have.
+    pub(crate) others: Vec<String>,
+}
+
 #[derive(Debug)]
 pub(crate) struct GatewayProcess {
-    program: PathBuf,
-    dir: PathBuf,
-    broker: String,
-    log: String,
+    settings: Settings,
     address: SocketAddr,
     certificate: [u8; 32],
     child: Child,
@@ -30,25 +40,10 @@ pub(crate) struct GatewayProcess {
 }
 
 impl GatewayProcess {
-    pub(crate) async fn start(
-        program: &Path,
-        dir: &Path,
-        broker: &str,
-        log: &str,
-    ) -> Outcome<GatewayProcess> {
+    pub(crate) async fn start(settings: Settings) -> Outcome<GatewayProcess> {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (child, printed, address, certificate) =
-            begin(program, dir, broker, log, nowhere).await?;
-        Ok(GatewayProcess {
-            program: program.to_owned(),
-            dir: dir.to_owned(),
-            broker: broker.to_owned(),
-            log: log.to_owned(),
-            address,
-            certificate,
-            child,
-            _printed: printed,
-        })
+        let (child, printed, address, certificate) = begin(&settings, nowhere).await?;
+        Ok(GatewayProcess { settings, address, certificate, child, _printed: printed })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -73,7 +68,7 @@ impl GatewayProcess {
 
     /// Begins again at the same address.
     pub(crate) async fn restart(&mut self) -> Outcome<()> {
-        let begun = begin(&self.program, &self.dir, &self.broker, &self.log, self.address).await?;
+        let begun = begin(&self.settings, self.address).await?;
         (self.child, self._printed, ..) = begun;
         Ok(())
     }
@@ -81,13 +76,8 @@ impl GatewayProcess {
 
 type Begun = (Child, Lines<BufReader<ChildStdout>>, SocketAddr, [u8; 32]);
 
-async fn begin(
-    program: &Path,
-    dir: &Path,
-    broker: &str,
-    log: &str,
-    address: SocketAddr,
-) -> Outcome<Begun> {
+async fn begin(settings: &Settings, address: SocketAddr) -> Outcome<Begun> {
+    let Settings { program, dir, broker, log, others } = settings;
     let mut command = Command::new(program);
     // Settings of whoever runs this are not this gateway's.
     for (name, _) in std::env::vars_os() {
@@ -100,6 +90,7 @@ async fn begin(
         .args(["--listen", &address.to_string()])
         // All clients are here.
         .args(["--set=limits.connections_per_address=0", "--set=limits.ungreeted_per_address=0"])
+        .args(others)
         .current_dir(dir)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

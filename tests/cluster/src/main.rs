@@ -3,7 +3,8 @@
 //!
 //! The load, and the judgement of every message, are those of `handover load`: nothing may be
 //! lost, repeated, out of order or anybody else's, and no session may be forgotten. How long
-//! sessions took to come back is told, not judged: they share the machine with what they test.
+//! sessions took to come back is told, not judged: they share the machine with what they test. Only
+//! where gateways are replaced in order nobody may be without a connection for more than a second.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_methods, reason = "this starts processes, and times them")]
@@ -11,20 +12,23 @@
 mod gateway;
 mod link;
 mod redis;
+mod sentinels;
 mod trouble;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use handover::load::{self, Fleet, LoadArgs, Report};
 use handover::trust::TrustArgs;
 use handover_client::Certificates;
 
-use gateway::GatewayProcess;
+use gateway::{GatewayProcess, Settings};
 use link::Link;
-use redis::RedisProcess;
+use redis::{Place, RedisProcess};
+use sentinels::Sentinels;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -34,7 +38,7 @@ struct Args {
     /// What to try; everything if not given.
     #[arg(value_enum)]
     cases: Vec<Case>,
-    /// How long each case sends.
+    /// How long the longest case sends; the others are shorter in proportion.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// Sessions.
@@ -60,42 +64,93 @@ enum Case {
     Chaos,
     /// Every gateway replaced in order, as for a new version.
     Rolling,
+    /// Redis forgets everything.
+    Emptied,
+    /// Gateways killed, and a replica that takes over from its master.
+    Failover,
 }
 
 impl Case {
-    const ALL: [Case; 2] = [Case::Chaos, Case::Rolling];
+    const ALL: [Case; 4] = [Case::Chaos, Case::Rolling, Case::Emptied, Case::Failover];
+
+    fn lasting(self, args: &Args) -> Duration {
+        let parts = match self {
+            Case::Chaos => 20,
+            Case::Rolling => 15,
+            Case::Emptied => 8,
+            Case::Failover => 12,
+        };
+        Duration::from_secs((args.seconds * parts).div_ceil(20))
+    }
 }
 
-/// Three gateways on one Redis, each with a link of its own to it that can be cut.
+/// What gateways share.
+enum Store {
+    /// Each has a link of its own to it, which can be cut.
+    One(Box<RedisProcess>, Vec<Link>),
+    Sentinels(Box<Sentinels>),
+}
+
+/// Three gateways on one store.
 struct Cluster {
-    redis: RedisProcess,
+    store: Store,
     gateways: Vec<GatewayProcess>,
-    links: Vec<Link>,
     fleet: Fleet,
     // Last: nobody uses it any more once the processes are gone.
     _dir: tempfile::TempDir,
 }
 
 const GATEWAYS: usize = 3;
+/// What a gateway has for its drain unless told otherwise; clients are asked to go within half.
+const DRAIN: Duration = Duration::from_secs(10);
+/// Nobody may be without a connection for longer while gateways are replaced.
+const GAP_MAX: Duration = Duration::from_secs(1);
 
 impl Cluster {
-    async fn start(args: &Args) -> Outcome<Cluster> {
+    async fn start(case: Case, args: &Args) -> Outcome<Cluster> {
         let dir = tempfile::tempdir()?;
-        let redis = RedisProcess::start(dir.path()).await?;
-        let (mut links, mut gateways) = (Vec::new(), Vec::new());
-        for _ in 0..GATEWAYS {
-            let link = Link::open(redis.socket().to_owned()).await?;
-            let broker = format!("redis://{}", link.address());
-            gateways
-                .push(GatewayProcess::start(&program()?, dir.path(), &broker, &args.log).await?);
-            links.push(link);
+        let drain = drain(case.lasting(args)).as_millis();
+        let mut others = vec![format!("--set=drain_timeout_ms={drain}")];
+        let mut brokers = Vec::new();
+        let store = if case == Case::Failover {
+            let sentinels = Sentinels::start(dir.path()).await?;
+            brokers.extend(vec![sentinels.address(); GATEWAYS]);
+            others.push("--broker-replicas=1".to_owned());
+            Store::Sentinels(Box::new(sentinels))
+        } else {
+            let socket = dir.path().join("redis.socket");
+            let own = dir.path().join("redis");
+            let redis = RedisProcess::start(own, Place::Socket(socket.clone()), &[]).await?;
+            let mut links = Vec::new();
+            for _ in 0..GATEWAYS {
+                let link = Link::open(socket.clone()).await?;
+                brokers.push(format!("redis://{}", link.address()));
+                links.push(link);
+            }
+            Store::One(Box::new(redis), links)
+        };
+        let mut gateways = Vec::new();
+        for broker in brokers {
+            let settings = Settings {
+                program: program()?,
+                dir: dir.path().to_owned(),
+                broker,
+                log: args.log.clone(),
+                others: others.clone(),
+            };
+            gateways.push(GatewayProcess::start(settings).await?);
         }
         let addresses = gateways.iter().map(GatewayProcess::address).collect();
         let certificates = gateways.iter().map(GatewayProcess::certificate).collect();
         let fleet = Fleet::new(addresses, Certificates::Hashes(certificates));
         let fleet = fleet.ok_or("there is no gateway")?;
-        Ok(Cluster { redis, gateways, links, fleet, _dir: dir })
+        Ok(Cluster { store, gateways, fleet, _dir: dir })
     }
+}
+
+/// In a short run drains are short, so that there is time between them.
+fn drain(lasting: Duration) -> Duration {
+    DRAIN.min(trouble::turn(lasting, GATEWAYS) * 8 / 5)
 }
 
 /// The gateway built beside this program.
@@ -110,13 +165,18 @@ async fn main() -> ExitCode {
     let cases = if args.cases.is_empty() { &Case::ALL[..] } else { &args.cases };
     let (mut passed, mut failed) = (0, 0);
     for case in cases {
-        println!("== {case:?}");
+        println!("== {case:?}, {} s", case.lasting(&args).as_secs());
         match run(*case, &args).await {
             Ok(report) => {
                 // Without the verdict's last line: there is one for all cases.
                 let told = report.to_string();
                 println!("{}", told.trim_end().rsplit_once('\n').map_or("", |(told, _)| told));
-                match report.is_good() {
+                println!(
+                    "nobody was known to be without a connection for more than {} ms\n",
+                    report.longest_gap().as_millis()
+                );
+                let moved_well = *case != Case::Rolling || has_moved_well(&report, &args);
+                match report.is_good() && moved_well {
                     true => passed += 1,
                     false => failed += 1,
                 }
@@ -131,8 +191,36 @@ async fn main() -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Whether those whose gateways were replaced were spread over the time they were given, and
+/// stayed connected.
+fn has_moved_well(report: &Report, args: &Args) -> bool {
+    const PARTS: usize = 5;
+    let within = drain(Case::Rolling.lasting(args)) / 2;
+    let mut moved = [0; PARTS];
+    let mut later = 0;
+    for each in report.moves() {
+        let part = each.took.as_secs_f64() / within.as_secs_f64() * PARTS as f64;
+        match moved.get_mut(part as usize) {
+            Some(part) => *part += 1,
+            None => later += 1,
+        }
+    }
+    println!("moved in each fifth of {} ms: {moved:?}, later: {later}\n", within.as_millis());
+    let most = moved.iter().copied().max().unwrap_or_default();
+    let is_spread = most * 2 <= report.moves().len() && later * 2 <= report.moves().len();
+    if !is_spread {
+        println!("they did not come as they were asked to");
+    }
+    let is_connected = report.longest_gap() <= GAP_MAX;
+    if !is_connected {
+        println!("somebody was without a connection for too long");
+    }
+    is_spread && is_connected
+}
+
 async fn run(case: Case, args: &Args) -> Outcome<Report> {
-    let mut cluster = Cluster::start(args).await?;
+    let mut cluster = Cluster::start(case, args).await?;
+    let lasting = case.lasting(args);
     let load = LoadArgs {
         url: Vec::new(),
         // The fleet says which certificates there are.
@@ -145,7 +233,7 @@ async fn run(case: Case, args: &Args) -> Outcome<Report> {
         token: None,
         sessions: args.sessions,
         rooms: args.rooms,
-        seconds: args.seconds,
+        seconds: lasting.as_secs(),
         rate: args.rate,
         bytes: 200,
         chaos: false,
@@ -153,12 +241,19 @@ async fn run(case: Case, args: &Args) -> Outcome<Report> {
         log: Default::default(),
         seed: Some(args.seed),
     };
-    let Cluster { redis, gateways, links, fleet, _dir } = &mut cluster;
+    let Cluster { store, gateways, fleet, _dir } = &mut cluster;
     let trouble = async {
         fleet.wait_begun().await;
-        match case {
-            Case::Chaos => trouble::chaos(redis, gateways, links, fleet, args.seconds).await,
-            Case::Rolling => trouble::rolling(gateways, fleet, args.seconds).await,
+        match (case, store) {
+            (Case::Chaos, Store::One(redis, links)) => {
+                trouble::chaos(redis, gateways, links, fleet, lasting).await
+            }
+            (Case::Rolling, _) => trouble::rolling(gateways, fleet, lasting).await,
+            (Case::Emptied, Store::One(redis, _)) => trouble::emptied(redis, fleet, lasting).await,
+            (Case::Failover, Store::Sentinels(sentinels)) => {
+                trouble::failover(sentinels, gateways, fleet, lasting).await
+            }
+            (case, _) => Err(format!("{case:?} needs another store").into()),
         }
     };
     let load = async { Ok(load::run_on(&load, fleet).await?) };

@@ -9,6 +9,7 @@ use crate::Outcome;
 use crate::gateway::GatewayProcess;
 use crate::link::Link;
 use crate::redis::RedisProcess;
+use crate::sentinels::Sentinels;
 
 /// Between two gateways that are killed.
 const KILL_EVERY: Duration = Duration::from_secs(5);
@@ -22,29 +23,10 @@ pub(crate) async fn chaos(
     gateways: &mut [GatewayProcess],
     links: &[Link],
     fleet: &Fleet,
-    seconds: u64,
+    lasting: Duration,
 ) -> Outcome<()> {
-    let lasting = Duration::from_secs(seconds);
     let began = Instant::now();
-    let mut killing = async || -> Outcome<()> {
-        let mut turn = 0;
-        loop {
-            sleep(KILL_EVERY.min(lasting / 3)).await;
-            if began.elapsed() + AWAY > lasting {
-                return Ok(());
-            }
-            let count = gateways.len().max(1);
-            let Some(gateway) = gateways.get_mut(turn % count) else { return Ok(()) };
-            turn += 1;
-            let carried = fleet.carried(gateway.address());
-            fleet.lose(gateway.address());
-            gateway.kill().await?;
-            tell(began, &format!("a gateway with {carried} sessions is killed"));
-            gateway.restart().await?;
-            tell(began, "... and is back");
-        }
-    };
-    let mut failing = async || -> Outcome<()> {
+    let failing = async {
         sleep_until(began + lasting / 5).await;
         tell(began, "redis stands still");
         redis.freeze(AWAY).await?;
@@ -61,28 +43,92 @@ pub(crate) async fn chaos(
         tell(began, "... and not any more");
         Ok(())
     };
-    tokio::try_join!(killing(), failing())?;
+    tokio::try_join!(killing(gateways, fleet, began, lasting), failing)?;
     Ok(())
+}
+
+/// The replica takes over after a third, and the old master follows it; gateways are killed all
+/// the time.
+pub(crate) async fn failover(
+    sentinels: &mut Sentinels,
+    gateways: &mut [GatewayProcess],
+    fleet: &Fleet,
+    lasting: Duration,
+) -> Outcome<()> {
+    let began = Instant::now();
+    let failing = async {
+        sleep_until(began + lasting / 3).await;
+        tell(began, "the master is killed");
+        sentinels.fail_over().await?;
+        tell(began, "... and the replica is the master");
+        sentinels.follow().await?;
+        tell(began, "... and has a replica");
+        Ok(())
+    };
+    tokio::try_join!(killing(gateways, fleet, began, lasting), failing)?;
+    Ok(())
+}
+
+async fn killing(
+    gateways: &mut [GatewayProcess],
+    fleet: &Fleet,
+    began: Instant,
+    lasting: Duration,
+) -> Outcome<()> {
+    let mut turn = 0;
+    loop {
+        sleep(KILL_EVERY.min(lasting / 3)).await;
+        if began.elapsed() + AWAY > lasting {
+            return Ok(());
+        }
+        let count = gateways.len().max(1);
+        let Some(gateway) = gateways.get_mut(turn % count) else { return Ok(()) };
+        turn += 1;
+        let carried = fleet.carried(gateway.address());
+        fleet.lose(gateway.address());
+        gateway.kill().await?;
+        tell(began, &format!("a gateway with {carried} sessions is killed"));
+        gateway.restart().await?;
+        tell(began, "... and is back");
+    }
 }
 
 /// Each gateway drains while new connections go to the others, and is started anew.
 pub(crate) async fn rolling(
     gateways: &mut [GatewayProcess],
     fleet: &Fleet,
-    seconds: u64,
+    lasting: Duration,
 ) -> Outcome<()> {
     let began = Instant::now();
     let all: Vec<_> = gateways.iter().map(GatewayProcess::address).collect();
-    let each = Duration::from_secs(seconds) / (u32::try_from(all.len())? + 1);
-    for (turn, gateway) in gateways.iter_mut().enumerate() {
-        sleep_until(began + each * u32::try_from(turn)? + each / 2).await;
+    let each = turn(lasting, all.len());
+    for (nth, gateway) in gateways.iter_mut().enumerate() {
+        sleep_until(began + each * u32::try_from(nth)? + each / 4).await;
         let own = gateway.address();
         fleet.set_up(all.iter().copied().filter(|at| *at != own).collect());
         tell(began, &format!("a gateway with {} sessions drains", fleet.carried(own)));
         gateway.drain().await?;
+        tell(began, &format!("... and has ended, with {} sessions left", fleet.carried(own)));
         gateway.restart().await?;
         fleet.set_up(all.clone());
         tell(began, "... and is back");
+    }
+    Ok(())
+}
+
+/// How long each gateway has for its drain, with time between two.
+pub(crate) fn turn(lasting: Duration, gateways: usize) -> Duration {
+    lasting / (u32::try_from(gateways).unwrap_or(u32::MAX - 1) + 1)
+}
+
+/// Redis forgets everything, twice.
+pub(crate) async fn emptied(redis: &RedisProcess, fleet: &Fleet, lasting: Duration) -> Outcome<()> {
+    let began = Instant::now();
+    for nth in 1..=2 {
+        sleep_until(began + lasting * nth / 3).await;
+        fleet.empty();
+        redis.empty().await?;
+        tell(began, "redis is emptied");
     }
     Ok(())
 }

@@ -127,7 +127,7 @@ impl Driver {
                 self.renew_token(left);
                 ClientEvent::Expiring(left)
             }
-            Event::Draining => ClientEvent::Draining,
+            Event::Draining(ms) => ClientEvent::Draining(Duration::from_millis(ms)),
             Event::Refused { room, code, message } => ClientEvent::Refused { room, code, message },
             Event::Room(..) => return,
         };

@@ -3,7 +3,7 @@
 use super::requests::{Ask, Asker};
 use super::room::{Room, Standing};
 use super::sends::Sends;
-use super::{ClientSession, CommandError, RequestId, SendId};
+use super::{ClientSession, CommandError, Output, RequestId, SendError, SendId};
 use crate::limits::EPHEMERAL_HELD_MAX;
 use crate::time::Time;
 use crate::wire::message::{ClientMessage, Member};
@@ -185,5 +185,15 @@ impl ClientSession {
             return Err(CommandError::TooLarge);
         }
         Ok(())
+    }
+
+    /// Ends every send of a room that is given up.
+    pub(super) fn abandon(&mut self, mut room: Room) {
+        for lane in LogLane::ALL {
+            for (id, uncertain) in room.sends[lane].abandon() {
+                let why = if uncertain { SendError::Uncertain } else { SendError::NotSent };
+                self.outputs.push_back(Output::Sent(id, Err(why)));
+            }
+        }
     }
 }

@@ -128,7 +128,7 @@ impl ClientSession {
             ServerMessage::Expiring { in_ms } => self.event(Event::Expiring(in_ms)),
             ServerMessage::Draining { reconnect_in } => {
                 self.redial_at.get_or_insert(now + Duration::from_millis(reconnect_in));
-                self.event(Event::Draining);
+                self.event(Event::Draining(reconnect_in));
             }
             // A second `welcome` means nothing; `close` never comes here.
             ServerMessage::Welcome(_) | ServerMessage::Close(_) => {}

@@ -63,8 +63,8 @@ pub enum Event {
     Moved,
     /// The token ends in so many milliseconds: bring a new one.
     Expiring(u64),
-    /// The gateway is about to go; the client moves by itself.
-    Draining,
+    /// The gateway is about to go; the client moves by itself in so many milliseconds.
+    Draining(u64),
     /// Something without an answer of its own was refused.
     Refused {
         /// The room it was about, as far as the gateway could tell.

@@ -247,8 +247,22 @@ fn a_gateway_that_does_not_welcome_is_given_up() {
 fn draining_wants_a_new_connection_when_told() {
     let mut session = in_room();
     session.handle_message(T0, LINK, ServerMessage::Draining { reconnect_in: 250 });
+    assert!(outputs(&mut session).contains(&Output::Event(Event::Draining(250))));
     let not_before = Some(T0 + Duration::from_millis(250));
     assert_eq!(session.wants_link(), Some(Wanted { not_before, replaces: true }));
+}
+
+#[test]
+fn draining_wants_no_other_connection_while_one_greets() {
+    let mut session = in_room();
+    session.handle_message(T0, LINK, ServerMessage::Draining { reconnect_in: 0 });
+    session.handle_connected(T0, NEXT, Streams::One);
+    transmits(&mut session, NEXT);
+    // The gateway that takes the session in has the older one closed before it says `welcome`.
+    session.handle_disconnected(T0, LINK, Some(CloseCode::Replaced.number()));
+    assert_eq!(session.wants_link(), None);
+    session.handle_disconnected(T0, NEXT, None);
+    assert_eq!(session.wants_link(), Some(Wanted { not_before: None, replaces: false }));
 }
 
 #[test]

@@ -1,0 +1,103 @@
+//! A Redis with a replica, and two sentinels that have it take over.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::Stdio;
+
+use tokio::process::{Child, Command};
+
+use crate::Outcome;
+use crate::redis::{Place, RedisProcess};
+
+const PORTS: [u16; 2] = [7_000, 7_001];
+const SENTINEL_PORTS: [u16; 2] = [26_000, 26_001];
+/// What the sentinels call it.
+const NAME: &str = "main";
+
+#[derive(Debug)]
+pub(crate) struct Sentinels {
+    host: Ipv4Addr,
+    master: RedisProcess,
+    replica: RedisProcess,
+    _sentinels: Vec<Child>,
+}
+
+impl Sentinels {
+    pub(crate) async fn start(dir: &Path) -> Outcome<Sentinels> {
+        // A loopback address of this process alone: every port is free there.
+        let [_, _, high, low] = std::process::id().to_be_bytes();
+        let host = Ipv4Addr::new(127, high.max(1), low, 200);
+        let [first, second] = PORTS.map(|port| Place::Port(SocketAddr::new(host.into(), port)));
+        let master = RedisProcess::start(dir.join("first"), first, &own(host)).await?;
+        let replica = RedisProcess::start(dir.join("second"), second, &of(host, PORTS[0])).await?;
+        replica.place().wait_for("INFO replication", "master_link_status:up").await?;
+        let mut sentinels = Vec::new();
+        for port in SENTINEL_PORTS {
+            sentinels.push(sentinel(dir, host, port)?);
+        }
+        for port in SENTINEL_PORTS {
+            let sentinel = Place::Port(SocketAddr::new(host.into(), port));
+            for known in ["num-other-sentinels\r\n$1\r\n1", "num-slaves\r\n$1\r\n1"] {
+                sentinel.wait_for(&format!("SENTINEL MASTER {NAME}"), known).await?;
+            }
+        }
+        Ok(Sentinels { host, master, replica, _sentinels: sentinels })
+    }
+
+    /// As gateways are told it.
+    pub(crate) fn address(&self) -> String {
+        let [one, other] = SENTINEL_PORTS;
+        format!("redis-sentinel://{0}:{one},{0}:{other}/{NAME}", self.host)
+    }
+
+    /// The master loses its power, and waits until the replica is the master.
+    pub(crate) async fn fail_over(&mut self) -> Outcome<()> {
+        self.master.kill().await?;
+        let sentinel = Place::Port(SocketAddr::new(IpAddr::V4(self.host), SENTINEL_PORTS[0]));
+        let line = format!("SENTINEL GET-MASTER-ADDR-BY-NAME {NAME}");
+        sentinel.wait_for(&line, &format!("\r\n{}\r\n", PORTS[1])).await
+    }
+
+    /// The old master is there again, as a replica of the new one.
+    pub(crate) async fn follow(&mut self) -> Outcome<()> {
+        self.master.begin_again(&of(self.host, PORTS[1])).await?;
+        self.master.place().wait_for("INFO replication", "master_link_status:up").await?;
+        std::mem::swap(&mut self.master, &mut self.replica);
+        Ok(())
+    }
+}
+
+fn own(host: Ipv4Addr) -> Vec<String> {
+    ["--repl-diskless-sync-delay", "0", "--replica-announce-ip", &host.to_string()]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+fn of(host: Ipv4Addr, port: u16) -> Vec<String> {
+    let mut settings = own(host);
+    settings.extend(["--replicaof".to_owned(), format!("{host} {port}")]);
+    settings
+}
+
+fn sentinel(dir: &Path, host: Ipv4Addr, port: u16) -> Outcome<Child> {
+    let dir = dir.join(format!("sentinel-{port}"));
+    std::fs::create_dir_all(&dir)?;
+    let file = dir.join("sentinel.conf");
+    let settings = format!(
+        "bind {host}\nport {port}\n\
+         sentinel monitor {NAME} {host} {} 1\n\
+         sentinel down-after-milliseconds {NAME} 1000\n\
+         sentinel failover-timeout {NAME} 5000\n\
+         sentinel announce-ip {host}\n",
+        PORTS[0]
+    );
+    std::fs::write(&file, settings)?;
+    let child = Command::new("redis-sentinel")
+        .arg(&file)
+        .current_dir(&dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn();
+    Ok(child.map_err(|error| format!("redis-sentinel: {error}"))?)
+}
