@@ -6,6 +6,7 @@
 
 mod arrivals;
 mod bounds;
+mod brake;
 mod door;
 mod output;
 #[cfg(test)]
@@ -30,10 +31,12 @@ use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
 use self::arrivals::Arrivals;
+use self::brake::Brake;
 use self::door::Refreshing;
 use self::output::Sent;
 use crate::auth::Authority;
 use crate::clock::Clock;
+use crate::pressure::Pressure;
 use crate::quality::QualityMeter;
 use crate::router::Router;
 use crate::router::handle::{Command, RoomHandle};
@@ -54,6 +57,8 @@ pub struct Shared {
     pub hello_timeout: Duration,
     /// How fast a session may go.
     pub pace: PaceLimits,
+    /// What is left of that while there is too much to do.
+    pub pressure: Pressure,
     /// Looks at tokens; nobody is asked for one where this is absent.
     pub authority: Option<Arc<Authority>>,
     /// The rooms.
@@ -181,6 +186,7 @@ struct Pump<T> {
     shared: Arc<Shared>,
     /// The session's, once there is one.
     pace: SharedPace,
+    brake: Brake,
     session: ServerSession<SharedLog>,
     mailbox: Arc<Mailbox>,
     seat: Option<Arc<Seat>>,
@@ -241,6 +247,7 @@ impl<T: Transport> Pump<T> {
             datagrams_dropped: 0,
             arrivals: Arrivals::new(),
             pace: shared.fresh_pace(now),
+            brake: Brake::new(&shared.pace, now),
             transport,
             admitted,
             shared,
@@ -312,6 +319,7 @@ impl<T: Transport> Pump<T> {
             looks -= 1;
             self.mailbox.attend();
             let now = self.shared.clock.now();
+            self.brake.handle_timeout(now);
             if let Some(event) = self.take_notices().or_else(|| self.act()) {
                 return Poll::Ready(event);
             }
@@ -368,7 +376,8 @@ impl<T: Transport> Pump<T> {
     /// What may be read: a full room mailbox holds back the lane it belongs to, and whatever
     /// waits behind it holds back both.
     fn intake(&self) -> Intake {
-        let open = self.session.wants_input() && !self.session.has_actions();
+        let asks = self.session.wants_input() && !self.session.has_actions();
+        let open = asks && self.brake.until().is_none();
         Intake {
             signal: open && self.blocked.signal.is_none(),
             bulk: open && self.blocked.bulk.is_none(),
@@ -384,10 +393,12 @@ impl<T: Transport> Pump<T> {
             if lane == Lane::Ephemeral && !self.intake().signal {
                 // Datagrams cannot be held back. While their room takes nothing they are lost,
                 // as they may be, rather than kept.
+                self.shared.metrics.ephemeral_unread();
                 return;
             }
             self.shared.metrics.received(self.transport.kind(), payload.len() as u64);
             self.take(now, lane, &payload);
+            self.brake.handle_message(now, &self.shared.pressure, payload.len());
         }
     }
 
@@ -520,7 +531,7 @@ impl<T: Transport> Pump<T> {
         let hello = (!self.is_greeted()).then(|| self.started + self.shared.hello_timeout);
         let stuck = self.stuck_since.map(|since| since + BLOCKED_TIMEOUT);
         let closing = self.closing_since.map(|since| since + CLOSE_GRACE);
-        [hello, stuck, closing, self.session.poll_timeout()]
+        [hello, stuck, closing, self.session.poll_timeout(), self.brake.until()]
             .into_iter()
             .flatten()
             .fold(self.next_heartbeat.min(self.next_quality), Time::min)

@@ -28,6 +28,7 @@ use crate::config::{Addresses, BrokerPlace, Caller, Config};
 use crate::connection;
 use crate::error::{Socket, StartError};
 use crate::http::{IdentityStatement, Site, Standing, Status};
+use crate::pressure::Pressure;
 use crate::router::Router;
 use crate::router::quota::Bounds;
 use crate::telemetry::Metrics;
@@ -151,6 +152,11 @@ impl Gateway {
             tasks.spawn(authority.clone().keep_fresh(stopping.clone()));
         }
 
+        let pressure = Pressure::default();
+        if let Some(target) = config.capacity.wait {
+            let watched = pressure.clone().watch(target, clock, metrics.clone(), stopping.clone());
+            tasks.spawn(watched);
+        }
         let shared = Arc::new(connection::Shared {
             settings: server::Settings {
                 limits: config.limits,
@@ -161,6 +167,7 @@ impl Gateway {
             },
             hello_timeout: config.hello_timeout,
             pace: config.pace,
+            pressure: pressure.clone(),
             authority: authority.clone(),
             router: router.clone(),
             clock,
@@ -182,7 +189,7 @@ impl Gateway {
                 encrypted: visitor.encrypted,
             })
         });
-        let gate = Arc::new(gate);
+        let gate = Arc::new(gate.under(pressure));
         let draining = Arc::new(AtomicBool::new(false));
         let port = bound.first().map_or(0, |(address, ..)| address.port());
         let ready = Ready { broker_up, is_broker_optional: config.broker_optional };

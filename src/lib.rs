@@ -17,6 +17,7 @@ pub mod gateway;
 pub mod http;
 pub mod join;
 pub mod load;
+pub mod pressure;
 pub mod quality;
 pub mod router;
 pub mod telemetry;

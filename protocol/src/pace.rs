@@ -47,6 +47,21 @@ impl Bucket {
         Err(self.wait())
     }
 
+    /// How long there will be nothing; `None` if there is something.
+    pub fn debt(&mut self, now: Time) -> Option<Duration> {
+        self.fill(now);
+        (self.level <= 0).then(|| self.wait())
+    }
+
+    /// Fills at another rate from now on, and holds no more than that rate's burst.
+    pub fn set_rate(&mut self, now: Time, rate: Rate) {
+        if self.rate != rate {
+            self.fill(now);
+            self.rate = rate;
+            self.level = self.level.min(i128::from(rate.burst) * MILLION);
+        }
+    }
+
     /// The part of a full bucket that is left, from 0 to 1.
     pub fn fraction(&mut self, now: Time) -> f64 {
         self.fill(now);
@@ -188,6 +203,20 @@ mod tests {
         assert!(bucket.take(at(5_000), 1).is_err());
         assert!(bucket.fraction(at(5_000)) < f64::EPSILON);
         assert!((bucket.fraction(at(6_000)) - 0.5).abs() < 0.01);
+    }
+
+    #[test]
+    fn another_rate_holds_from_then_on() {
+        let mut bucket = Bucket::new(TEN, at(0));
+        let taken =
+            |bucket: &mut Bucket, now| (0..).take_while(|_| bucket.take(now, 1).is_ok()).count();
+        assert_eq!(bucket.debt(at(0)), None);
+        bucket.set_rate(at(0), Rate { per_s: 1, burst: 2 });
+        assert_eq!(taken(&mut bucket, at(0)), 2, "what was saved up beyond the burst is gone");
+        assert_eq!(bucket.debt(at(0)), Some(Duration::from_millis(1)));
+        assert_eq!(taken(&mut bucket, at(1_500)), 2, "one whole, and half of one");
+        bucket.set_rate(at(2_000), TEN);
+        assert!((10..=11).contains(&taken(&mut bucket, at(3_000))));
     }
 
     #[test]

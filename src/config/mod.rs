@@ -153,6 +153,8 @@ pub struct Capacity {
     pub ungreeted_per_address: usize,
     /// Connections of one address.
     pub connections_per_address: usize,
+    /// What a task may wait for its turn before all rates are cut down, if they ever are.
+    pub wait: Option<Duration>,
     /// Handshakes begun per second, if that is bounded.
     pub handshakes: Option<Rate>,
     /// Sessions of one user.
@@ -261,6 +263,7 @@ impl Config {
                 ungreeted: settings.ungreeted.value.size(),
                 ungreeted_per_address: settings.ungreeted_per_address.value.size_or_any(),
                 connections_per_address: settings.connections_per_address.value.size_or_any(),
+                wait: settings.wait_us.value.some_micros(),
                 handshakes: settings.handshakes_per_s.value.rate(1, 1),
                 sessions_per_user: settings.sessions_per_user.value.size_or_any(),
                 sessions_away: settings.sessions_away.value.size_or_any(),

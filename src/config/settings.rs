@@ -168,6 +168,8 @@ settings! {
     connections_per_address: Count<0, 10_000_000> = Count(1_024), "limits.connections_per_address";
     /// Begun per second by QUIC, and as many by TLS.
     handshakes_per_s: Count<0, 1_000_000> = Count(1_000), "limits.handshakes_per_s";
+    /// What a task may wait for its turn.
+    wait_us: Count<0, 1_000_000> = Count(5_000), "limits.wait_us";
     /// Sessions of one user.
     sessions_per_user: Count<0, 1_000_000> = Count(64), "limits.sessions_per_user";
     /// Sessions without a connection.

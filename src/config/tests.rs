@@ -77,6 +77,7 @@ fn every_setting_arrives() {
         ungreeted_per_address = 7
         connections_per_address = 8
         handshakes_per_s = 9
+        wait_us = 700
         sessions_per_user = 10
         sessions_away = 11
         rooms_total = 0
@@ -121,6 +122,7 @@ fn every_setting_arrives() {
         ungreeted: 6,
         ungreeted_per_address: 7,
         connections_per_address: 8,
+        wait: Some(Duration::from_micros(700)),
         handshakes: Some(Rate { per_s: 9, burst: 9 }),
         sessions_per_user: 10,
         sessions_away: 11,

@@ -83,6 +83,11 @@ impl<const MIN: u64, const MAX: u64> Count<MIN, MAX> {
         Duration::from_millis(self.0)
     }
 
+    /// As a time in microseconds that 0 takes away.
+    pub(super) fn some_micros(self) -> Option<Duration> {
+        (self.0 != 0).then_some(Duration::from_micros(self.0))
+    }
+
     pub(super) fn size(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }

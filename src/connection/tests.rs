@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::broker::memory::MemoryBroker;
+use crate::pressure::Pressure;
 use crate::transport::PathSample;
 use crate::transport::accept::{Gate, GateLimits};
 
@@ -95,6 +96,7 @@ async fn a_panic_ends_its_connection_alone_and_is_counted() {
         settings,
         hello_timeout: Duration::from_secs(5),
         pace: PaceLimits::default(),
+        pressure: Pressure::default(),
         authority: None,
         router,
         clock,
@@ -110,7 +112,7 @@ async fn a_panic_ends_its_connection_alone_and_is_counted() {
             ]),
             closed_with: Arc::clone(&closed_with),
         };
-        let entered = gate.enter_tcp().await.unwrap();
+        let entered = gate.enter_plain().await.unwrap();
         run(transport, gate.admit(entered).unwrap(), shared.clone()).await;
         assert_eq!(*closed_with.lock().unwrap(), Some(CloseCode::Internal));
     }

@@ -106,7 +106,7 @@ impl ServeTcp for Site {
         let TcpCaller { io, remote, encrypted, entered } = caller;
         let via = Via { address: remote.ip(), encrypted };
         let upgrading = Mutex::new(Upgrading { entered: Some(entered), agreed: None });
-        let crowded = self.gate.is_tcp_crowded();
+        let crowded = self.gate.is_tcp_crowded(encrypted);
         let service = service_fn(|request| {
             let mut response = hardened(answer(request, via, self, &upgrading));
             if crowded && response.status() != StatusCode::SWITCHING_PROTOCOLS {

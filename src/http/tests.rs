@@ -352,7 +352,7 @@ async fn who_breaks_its_handshake_harms_nobody_else() {
 async fn nobody_is_turned_away_who_waits_for_a_place() {
     let server =
         Server::with(Gate::new(GateLimits::of(9, 1), Time::ZERO, |_| true), Told::default());
-    let place = server.gate.enter_tcp().await.unwrap();
+    let place = server.gate.enter_plain().await.unwrap();
     let (answer, ()) = tokio::join!(server.get("/healthz"), async {
         tokio::task::yield_now().await;
         drop(place);

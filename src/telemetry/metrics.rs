@@ -5,6 +5,7 @@
 //! Labels come from closed sets only: nothing a peer chooses becomes one.
 
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 
 use handover_protocol::room::log::Trimmed;
 use handover_protocol::wire::message::ResetReason;
@@ -77,12 +78,14 @@ pub struct Metrics {
     delivered: PerLane<Counter>,
     ephemeral_delivered: Counter,
     ephemeral_overtaken: Counter,
+    ephemeral_unread: Counter,
     ephemeral_undeliverable: Counter,
     datagrams_undecodable: Counter,
     trimmed_aged: Counter,
     trimmed_forced: Counter,
     log_reads: Counter,
     broker_up: Gauge,
+    granted: Gauge<f64, AtomicU64>,
     resets: Family<ByReason, Counter>,
     refusals: Family<ByCode, Counter>,
     migrations: Counter,
@@ -151,6 +154,13 @@ impl Default for Metrics {
             "Times a room was read from the broker's log because news of it may be missing",
             log_reads.clone(),
         );
+        let granted = Gauge::<f64, AtomicU64>::default();
+        granted.set(1.0);
+        registry.register(
+            "rates_granted",
+            "The part of configured rates that is granted; below 1 there is too much to do",
+            granted.clone(),
+        );
         let broker_up = Gauge::default();
         broker_up.set(1);
         registry.register(
@@ -209,6 +219,7 @@ impl Default for Metrics {
             delivered: per_lane(&delivered),
             ephemeral_delivered: delivered.get_or_create_owned(&ByLane { lane: "ephemeral" }),
             ephemeral_overtaken: ephemeral_dropped.get_or_create_owned(&reason("overtaken")),
+            ephemeral_unread: ephemeral_dropped.get_or_create_owned(&reason("unread")),
             ephemeral_undeliverable: ephemeral_dropped
                 .get_or_create_owned(&reason("undeliverable")),
             datagrams_undecodable,
@@ -216,6 +227,7 @@ impl Default for Metrics {
             trimmed_forced: trimmed.get_or_create_owned(&reason("forced")),
             log_reads,
             broker_up,
+            granted,
             resets,
             refusals,
             migrations,
@@ -326,6 +338,16 @@ impl Metrics {
     /// A newer ephemeral message pushed an older one out.
     pub fn ephemeral_overtaken(&self) {
         self.ephemeral_overtaken.inc();
+    }
+
+    /// An ephemeral message came while nothing was read from its connection.
+    pub fn ephemeral_unread(&self) {
+        self.ephemeral_unread.inc();
+    }
+
+    /// The part of all rates that is granted, from 0 to 1.
+    pub fn granted(&self, share: f64) {
+        self.granted.set(share);
     }
 
     /// Ephemeral messages did not fit into a datagram, or the peer takes none.

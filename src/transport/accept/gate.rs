@@ -9,7 +9,9 @@ use handover_protocol::pace::{Bucket, Rate};
 use handover_protocol::time::Time;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::addresses::{AddressPlace, Addresses};
+use super::addresses::{AddressPlace, Addresses, Callers};
+use crate::clock::Clock;
+use crate::pressure::Pressure;
 
 /// What is known of a peer before it has a connection.
 #[derive(Clone, Copy, Debug)]
@@ -92,17 +94,25 @@ impl GateLimits {
     }
 }
 
+/// What is granted of handshakes under the greatest pressure, per second: a tenth of a core.
+const HANDSHAKES_LEAST: u64 = 100;
+/// Of the handshakes that are granted under pressure, one address gets one in so many.
+const ADDRESS_SHARE: u64 = 50;
+
 /// Places for set-ups of one kind, and how fast they come.
 struct Lobby {
     places: Arc<Semaphore>,
     most: usize,
     handshakes: Option<Mutex<Bucket>>,
+    /// Who waits for a handshake waits in order.
+    first: Semaphore,
 }
 
 impl Lobby {
     fn new(limits: &GateLimits, now: Time) -> Self {
         let handshakes = limits.handshakes.map(|rate| Mutex::new(Bucket::new(rate, now)));
-        Lobby { places: semaphore(limits.ungreeted), most: limits.ungreeted, handshakes }
+        let (places, most) = (semaphore(limits.ungreeted), limits.ungreeted);
+        Lobby { places, most, handshakes, first: Semaphore::new(1) }
     }
 
     fn is_crowded(&self) -> bool {
@@ -114,8 +124,10 @@ impl Lobby {
         Some(handshakes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn handshake(&self, now: Time) -> Result<(), Duration> {
-        self.bucket().map_or(Ok(()), |mut bucket| bucket.take(now, 1))
+    fn handshake(&self, now: Time, rate: Option<Rate>) -> Result<(), Duration> {
+        let Some((mut bucket, rate)) = self.bucket().zip(rate) else { return Ok(()) };
+        bucket.set_rate(now, rate);
+        bucket.take(now, 1)
     }
 
     /// Whether more than half of a second's handshakes are used up.
@@ -130,12 +142,16 @@ fn semaphore(permits: usize) -> Arc<Semaphore> {
 
 /// Decides who may come in. One for all listeners of a gateway.
 ///
-/// QUIC and TCP have places of their own: whoever fills one with set-ups that lead nowhere
-/// leaves the other open.
+/// QUIC, TLS and plain HTTP have places of their own: whoever fills one with set-ups that lead
+/// nowhere leaves the others open.
 pub struct Gate {
     connections: Arc<Semaphore>,
     quic: Lobby,
-    tcp: Lobby,
+    tls: Lobby,
+    plain: Lobby,
+    handshakes: Option<Rate>,
+    pressure: Pressure,
+    callers: Callers,
     ungreeted_of: Addresses,
     connections_of: Addresses,
     origins: Box<OriginRule>,
@@ -151,11 +167,38 @@ impl Gate {
         Gate {
             connections: semaphore(limits.connections),
             quic: Lobby::new(&limits, now),
-            tcp: Lobby::new(&limits, now),
+            tls: Lobby::new(&limits, now),
+            plain: Lobby::new(&limits, now),
+            handshakes: limits.handshakes,
+            pressure: Pressure::default(),
+            callers: Callers::new(now),
             ungreeted_of: Addresses::new(limits.ungreeted_per_address),
             connections_of: Addresses::new(limits.connections_per_address),
             origins: Box::new(origins),
         }
+    }
+
+    /// The same one, which lets fewer in while there is `pressure`.
+    pub fn under(self, pressure: Pressure) -> Self {
+        Gate { pressure, ..self }
+    }
+
+    /// The handshakes that may begin now.
+    fn granted(&self) -> Option<Rate> {
+        let whole = self.handshakes?;
+        let least = whole.per_s.min(HANDSHAKES_LEAST);
+        let Rate { per_s, burst } = self.pressure.of(whole);
+        Some(Rate { per_s: per_s.max(least), burst: burst.max(least) })
+    }
+
+    /// Whether this address has begun few enough handshakes of late. That matters under pressure
+    /// alone: many may be behind one address.
+    fn has_patience_with(&self, now: Time, address: IpAddr) -> bool {
+        let granted = self.granted().filter(|_| self.pressure.is_on());
+        granted.is_none_or(|Rate { per_s, .. }| {
+            let share = (per_s / ADDRESS_SHARE).max(1);
+            self.callers.may_come(now, address, Rate { per_s: share, burst: share })
+        })
     }
 
     /// Whether the visitor's page may connect.
@@ -165,37 +208,53 @@ impl Gate {
 
     /// A place for a set-up by QUIC, if there is one for this address.
     pub fn try_enter_quic(&self, now: Time, address: IpAddr) -> Option<Entered> {
+        if !self.has_patience_with(now, address) {
+            return None;
+        }
         let of_address = Some(self.ungreeted_of.try_take(address)?);
         let place = self.quic.places.clone().try_acquire_owned().ok()?;
-        self.quic.handshake(now).ok()?;
+        self.quic.handshake(now, self.granted()).ok()?;
         Some(Entered { _place: place, _of_address: of_address, address: Some(address) })
     }
 
     /// Whether so many come by QUIC, or from this address, that it had better be proven first.
     pub fn wants_proof(&self, now: Time, address: IpAddr) -> bool {
-        self.quic.is_crowded() || self.quic.is_rushed(now) || self.ungreeted_of.is_crowded(address)
+        self.pressure.is_on()
+            || self.quic.is_crowded()
+            || self.quic.is_rushed(now)
+            || self.ungreeted_of.is_crowded(address)
     }
 
-    /// A place for a set-up by TCP, as soon as there is one. `None` once the gate is closed.
-    pub async fn enter_tcp(&self) -> Option<Entered> {
-        let place = self.tcp.places.clone().acquire_owned().await.ok()?;
+    /// A place for a set-up by TLS, as soon as there is one. `None` if this address may have no
+    /// more of them, or comes too fast.
+    pub async fn enter_tls(&self, now: Time, address: IpAddr) -> Option<Entered> {
+        if !self.has_patience_with(now, address) {
+            return None;
+        }
+        let of_address = Some(self.ungreeted_of.try_take(address)?);
+        let place = self.tls.places.clone().acquire_owned().await.ok()?;
+        Some(Entered { _place: place, _of_address: of_address, address: Some(address) })
+    }
+
+    /// A place for a set-up by plain HTTP, as soon as there is one. It is not counted under its
+    /// address: whoever stands before many others is trusted to bound them.
+    pub async fn enter_plain(&self) -> Option<Entered> {
+        let place = self.plain.places.clone().acquire_owned().await.ok()?;
         Some(Entered { _place: place, _of_address: None, address: None })
     }
 
-    /// Counts a set-up by TCP under its address, if that may have one more.
-    pub fn try_name(&self, entered: Entered, address: IpAddr) -> Option<Entered> {
-        let of_address = Some(self.ungreeted_of.try_take(address)?);
-        Some(Entered { _of_address: of_address, address: Some(address), ..entered })
-    }
-
-    /// Whether a TLS handshake may begin now; otherwise, when.
-    pub fn handshake_tls(&self, now: Time) -> Result<(), Duration> {
-        self.tcp.handshake(now)
+    /// Waits for the turn to begin a TLS handshake. Those who wait get theirs in order.
+    pub async fn handshake_tls(&self, clock: Clock) {
+        // Never closed.
+        let _first = self.tls.first.acquire().await;
+        while let Err(wait) = self.tls.handshake(clock.now(), self.granted()) {
+            tokio::time::sleep(wait).await;
+        }
     }
 
     /// Whether so many are being set up by TCP that nobody should stay for long.
-    pub fn is_tcp_crowded(&self) -> bool {
-        self.tcp.is_crowded()
+    pub fn is_tcp_crowded(&self, encrypted: bool) -> bool {
+        if encrypted { self.tls.is_crowded() } else { self.plain.is_crowded() }
     }
 
     /// Lets a set-up become a connection, if there may be one more.
@@ -218,7 +277,8 @@ impl fmt::Debug for Gate {
         f.debug_struct("Gate")
             .field("connections", &self.connections)
             .field("quic", &self.quic.places)
-            .field("tcp", &self.tcp.places)
+            .field("tls", &self.tls.places)
+            .field("plain", &self.plain.places)
             .finish_non_exhaustive()
     }
 }
@@ -287,7 +347,7 @@ mod tests {
         let second = enter(&gate, HOME).unwrap();
         assert!(enter(&gate, HOME).is_none());
         assert!(gate.wants_proof(Time::ZERO, HOME));
-        assert!(!gate.is_tcp_crowded(), "tcp has places of its own");
+        assert!(!gate.is_tcp_crowded(true), "tls has places of its own");
 
         let mut admitted = gate.admit(first).unwrap();
         assert_eq!(gate.admit(second).unwrap_err(), Refused::Capacity);
@@ -335,12 +395,12 @@ mod tests {
         };
         let gate = gate(limits);
         for _ in 0..3 {
-            let mut admitted = gate.admit(gate.enter_tcp().await.unwrap()).unwrap();
+            let mut admitted = gate.admit(gate.enter_plain().await.unwrap()).unwrap();
             assert!(admitted.try_settle());
             std::mem::forget(admitted);
         }
-        let named = gate.try_name(gate.enter_tcp().await.unwrap(), HOME).unwrap();
-        assert!(gate.try_name(gate.enter_tcp().await.unwrap(), HOME).is_none());
+        let named = gate.enter_tls(Time::ZERO, HOME).await.unwrap();
+        assert!(gate.enter_tls(Time::ZERO, HOME).await.is_none());
         drop(named);
     }
 
@@ -352,9 +412,42 @@ mod tests {
         assert!(!gate.wants_proof(Time::ZERO, AWAY));
         assert_eq!(came(Time::ZERO), 10);
         assert!(gate.wants_proof(Time::ZERO, AWAY));
-        assert_eq!(gate.handshake_tls(Time::ZERO), Ok(()), "tls has a rate of its own");
+        let tls = gate.tls.handshake(Time::ZERO, gate.granted());
+        assert_eq!(tls, Ok(()), "tls has a rate of its own");
         let later = Time::ZERO + Duration::from_secs(1);
         assert!(!gate.wants_proof(later, AWAY));
         assert_eq!(came(later), 10);
+    }
+
+    #[test]
+    fn under_pressure_an_address_gets_its_share_and_no_more() {
+        let rate = Rate { per_s: 1_000, burst: 1_000 };
+        let limits = GateLimits { handshakes: Some(rate), ..GateLimits::of(9_999, 9_999) };
+        let come = |gate: &Gate, address| {
+            let entered = || gate.try_enter_quic(Time::ZERO, address).map(std::mem::forget);
+            (0..).take_while(|_| entered().is_some()).count()
+        };
+        let calm = gate(limits);
+        assert_eq!(come(&calm, HOME), 1_000, "all of it, while there is time for all");
+        let pressed = gate(limits).under(Pressure::of_share(0.02));
+        assert!(pressed.wants_proof(Time::ZERO, AWAY));
+        assert_eq!((come(&pressed, HOME), come(&pressed, AWAY)), (2, 2));
+        assert_eq!(pressed.granted().map(|rate| rate.per_s), Some(HANDSHAKES_LEAST));
+        let few = GateLimits { handshakes: Some(Rate { per_s: 7, burst: 7 }), ..limits };
+        let few = gate(few).under(Pressure::of_share(0.02));
+        assert_eq!(few.granted().map(|rate| rate.per_s), Some(7), "never more than configured");
+    }
+
+    #[test]
+    fn callers_are_counted_each_for_itself() {
+        let callers = Callers::new(Time::ZERO);
+        let rate = Rate { per_s: 1, burst: 1 };
+        assert!(callers.may_come(Time::ZERO, HOME, rate));
+        assert!(!callers.may_come(Time::ZERO, HOME, rate));
+        // Two of them may meet, but hardly five.
+        let others = (1..=5).map(|last| IpAddr::V4(Ipv4Addr::new(203, 0, 113, last)));
+        assert!(others.filter(|other| callers.may_come(Time::ZERO, *other, rate)).count() > 1);
+        let later = Time::ZERO + Duration::from_secs(1);
+        assert!(callers.may_come(later, HOME, rate));
     }
 }

@@ -1,7 +1,7 @@
 //! TCP listeners, with and without TLS, and their accept loop.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,7 +17,10 @@ use tokio_rustls::server::TlsStream;
 
 use super::super::Kind;
 use super::super::websocket::WebSocket;
-use super::{Acceptor, Attach, Entered, Refused, SETUP_TIMEOUT, ServeTcp, TcpCaller, Upgraded};
+use super::{
+    Acceptor, Attach, Entered, Gate, Refused, SETUP_TIMEOUT, ServeTcp, TcpCaller, Upgraded,
+};
+use crate::clock::Clock;
 
 /// Connections the system holds for us until we take them.
 const BACKLOG: i32 = 1_024;
@@ -99,15 +102,9 @@ pub async fn accept_tcp<A: Attach, H: ServeTcp>(
                 if std::mem::take(&mut troubled) {
                     tracing::info!("accepting tcp connections again");
                 }
-                // As long as there is no place, or handshakes are begun faster than they may be,
-                // the next ones wait in the system's backlog.
-                let place = enter(&acceptor, tls.is_some());
-                let Some(Some(entered)) = end.run_until_cancelled(place).await else { return };
-                let entered = match tls {
-                    Some(_) => acceptor.gate.try_name(entered, remote.ip()),
-                    // Whoever stands before many others is trusted to bound them.
-                    None => Some(entered),
-                };
+                // As long as there is no place, the next ones wait in the system's backlog.
+                let place = enter(&acceptor, tls.is_some(), remote.ip());
+                let Some(entered) = end.run_until_cancelled(place).await else { return };
                 let Some(entered) = entered else {
                     acceptor.attach.refused(Kind::WebSocket, &Refused::Capacity);
                     continue;
@@ -130,12 +127,11 @@ pub async fn accept_tcp<A: Attach, H: ServeTcp>(
     }
 }
 
-async fn enter<A>(acceptor: &Acceptor<A>, encrypted: bool) -> Option<Entered> {
-    let entered = acceptor.gate.enter_tcp().await?;
-    while encrypted && let Err(wait) = acceptor.gate.handshake_tls(acceptor.clock.now()) {
-        tokio::time::sleep(wait).await;
+async fn enter<A>(acceptor: &Acceptor<A>, encrypted: bool, address: IpAddr) -> Option<Entered> {
+    match encrypted {
+        true => acceptor.gate.enter_tls(acceptor.clock.now(), address).await,
+        false => acceptor.gate.enter_plain().await,
     }
-    Some(entered)
 }
 
 async fn set_up<A: Attach, H: ServeTcp>(
@@ -148,9 +144,9 @@ async fn set_up<A: Attach, H: ServeTcp>(
 ) {
     let Acceptor { gate, settings, clock, attach, end, .. } = acceptor;
     let encrypted = tls.is_some();
-    let stay = if gate.is_tcp_crowded() { SERVE_TIMEOUT_CROWDED } else { SERVE_TIMEOUT };
+    let stay = if gate.is_tcp_crowded(encrypted) { SERVE_TIMEOUT_CROWDED } else { SERVE_TIMEOUT };
     let upgrade = async {
-        let io = open(stream, tls).await?;
+        let io = open(stream, tls, &gate, clock).await?;
         let caller = TcpCaller { io, remote, encrypted, entered };
         tokio::time::timeout(stay, handler.serve(caller)).await.map_err(|_| Refused::Late)
     };
@@ -168,16 +164,29 @@ async fn set_up<A: Attach, H: ServeTcp>(
     }
 }
 
-async fn open(stream: TcpStream, tls: Option<TcpTls>) -> Result<TcpIo, Refused> {
+async fn open(
+    stream: TcpStream,
+    tls: Option<TcpTls>,
+    gate: &Gate,
+    clock: Clock,
+) -> Result<TcpIo, Refused> {
     let broken = |error: io::Error| Refused::Broken(error.to_string());
     stream.set_nodelay(true).map_err(broken)?;
     keep_unsent_short(&stream).map_err(broken)?;
     match tls {
         None => Ok(TcpIo::Plain(stream)),
-        Some(tls) => match tokio::time::timeout(SETUP_TIMEOUT, tls.accept(stream)).await {
-            Ok(accepted) => accepted.map_err(broken),
-            Err(_) => Err(Refused::Late),
-        },
+        Some(tls) => {
+            let handshake = async {
+                // Who says nothing takes nobody's turn.
+                stream.readable().await?;
+                gate.handshake_tls(clock).await;
+                tls.accept(stream).await
+            };
+            match tokio::time::timeout(SETUP_TIMEOUT, handshake).await {
+                Ok(accepted) => accepted.map_err(broken),
+                Err(_) => Err(Refused::Late),
+            }
+        }
     }
 }
 

@@ -15,7 +15,8 @@ mod subprotocol;
 mod tests;
 mod unproven;
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -25,6 +26,7 @@ use handover_protocol::wire::frame::{Frame, put_prefix};
 use handover_protocol::wire::message::ClientMessage;
 use handover_protocol::wire::{CloseCode, Codec, DecodeError, Lane, LogLane};
 use quinn::{ConnectionError, SendDatagramError, TransportErrorCode, VarInt};
+use tokio::time::Sleep;
 use tokio_util::sync::ReusableBoxFuture;
 use wtransport::datagram::Datagram;
 
@@ -39,12 +41,23 @@ pub use setup::accept;
 
 /// Streams that have not said which lane they are. Three fit beside CONNECT.
 const UNCLASSIFIED_MAX: usize = 3;
+/// Streams that are refused at once. From then on it takes a pause each, during which QUIC lets
+/// the peer open only as many as may be open.
+const REFUSED_MAX: u32 = 16;
+/// That pause.
+const REFUSE_EVERY: Duration = Duration::from_millis(250);
 const SIGNAL_PRIORITY: i32 = 1;
 const BULK_PRIORITY: i32 = 0;
 
 type Session = Arc<wtransport::Connection>;
 type SessionError = wtransport::error::ConnectionError;
 type Stream = (wtransport::SendStream, wtransport::RecvStream);
+
+/// A stream the peer has opened.
+enum Opened {
+    Bi(Stream),
+    Uni(wtransport::RecvStream),
+}
 
 /// A WebTransport session.
 pub struct WebTransport {
@@ -54,7 +67,9 @@ pub struct WebTransport {
     signal: Option<(Sender, Receiver)>,
     bulk: Option<(Sender, Receiver)>,
     unclassified: Vec<(wtransport::SendStream, Receiver)>,
-    streams: ReusableBoxFuture<'static, Result<(Stream, Session), SessionError>>,
+    streams: ReusableBoxFuture<'static, Result<(Opened, Session), SessionError>>,
+    refused: u32,
+    pause: Option<Pin<Box<Sleep>>>,
     datagrams: ReusableBoxFuture<'static, Result<(Datagram, Session), SessionError>>,
     /// What comes before the payload of a datagram (RFC 9297): a quarter of the session's id.
     datagram_prefix: Bytes,
@@ -81,6 +96,8 @@ impl WebTransport {
             signal: None,
             bulk: None,
             unclassified: Vec::new(),
+            refused: 0,
+            pause: None,
             streams: ReusableBoxFuture::new(next_stream(session.clone())),
             datagrams: ReusableBoxFuture::new(next_datagram(session.clone())),
             datagram_prefix: prefix.freeze(),
@@ -94,8 +111,13 @@ impl WebTransport {
     }
 
     fn poll_streams(&mut self, cx: &mut Context<'_>) -> Poll<TransportEnd> {
-        while let Poll::Ready(arrived) = self.streams.poll(cx) {
-            let ((send, recv), session) = match arrived {
+        loop {
+            if let Some(pause) = &mut self.pause {
+                std::task::ready!(pause.as_mut().poll(cx));
+                self.pause = None;
+            }
+            let Poll::Ready(arrived) = self.streams.poll(cx) else { return Poll::Pending };
+            let (opened, session) = match arrived {
                 Ok(arrived) => arrived,
                 Err(error) => {
                     let end = self.session_ending(&error);
@@ -104,14 +126,20 @@ impl WebTransport {
                 }
             };
             self.streams.set(next_stream(session));
-            let complete = self.signal.is_some() && self.bulk.is_some();
-            if complete || self.unclassified.len() >= UNCLASSIFIED_MAX {
-                lane::refuse(send, recv);
-            } else {
-                self.unclassified.push((send, Receiver::new(recv, self.message_bytes)));
+            let crowded = self.is_complete() || self.unclassified.len() >= UNCLASSIFIED_MAX;
+            match opened {
+                Opened::Bi((send, recv)) if !crowded => {
+                    self.unclassified.push((send, Receiver::new(recv, self.message_bytes)));
+                    continue;
+                }
+                Opened::Bi((send, recv)) => lane::refuse(send, recv),
+                Opened::Uni(recv) => lane::refuse_uni(recv),
+            }
+            self.refused = self.refused.saturating_add(1);
+            if self.refused >= REFUSED_MAX {
+                self.pause = Some(Box::pin(tokio::time::sleep(REFUSE_EVERY)));
             }
         }
-        Poll::Pending
     }
 
     /// Gives streams their lane as soon as their first frame is there.
@@ -369,15 +397,12 @@ impl Transport for WebTransport {
     }
 }
 
-/// The next stream of two directions; streams of one are turned away meanwhile.
-async fn next_stream(session: Session) -> Result<(Stream, Session), SessionError> {
-    let stream = loop {
-        tokio::select! {
-            stream = session.accept_bi() => break stream?,
-            stream = session.accept_uni() => lane::refuse_uni(stream?),
-        }
+async fn next_stream(session: Session) -> Result<(Opened, Session), SessionError> {
+    let opened = tokio::select! {
+        stream = session.accept_bi() => Opened::Bi(stream?),
+        stream = session.accept_uni() => Opened::Uni(stream?),
     };
-    Ok((stream, session))
+    Ok((opened, session))
 }
 
 async fn next_datagram(session: Session) -> Result<(Datagram, Session), SessionError> {

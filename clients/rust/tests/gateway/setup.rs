@@ -37,6 +37,8 @@ impl Served {
             identity: IdentitySource::SelfMade { dir: dir.path().to_owned() },
             ..Config::default()
         };
+        // Its clients wait in the same queue as it does.
+        config.capacity.wait = None;
         change(&mut config);
         Served { gateway: Gateway::start(config).await.unwrap(), _dir: dir }
     }

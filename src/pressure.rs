@@ -1,0 +1,208 @@
+//! What is granted while there is more to do than time to do it in.
+//!
+//! All tasks of a gateway wait in the same queue for their turn. When that queue grows long,
+//! everybody waits, whoever made it long. So the wait is measured, and while it is too long, all
+//! rates (messages and bytes of a session, handshakes) are cut down to a share of what they may be
+//! otherwise, equal for all: who says little notices nothing, who says much is read more slowly.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use handover_protocol::pace::Rate;
+use handover_protocol::time::Time;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::telemetry::Metrics;
+
+/// Between two measurements.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// What one decision rests on; fewer measurements where each of them takes long.
+const WINDOW: Duration = Duration::from_millis(50);
+/// In what a share is counted.
+const WHOLE: u32 = 1_000;
+/// Never less than this.
+const LEAST: f64 = 0.02;
+/// A share that is granted again grows by so much a window.
+const GROWTH: f64 = 1.05;
+
+/// Finds the share. A wait that is too long cuts it at once, short ones let it grow again slowly.
+#[derive(Clone, Debug)]
+pub struct Governor {
+    target: Duration,
+    share: f64,
+    began: Time,
+    waited: Duration,
+    turns: u32,
+}
+
+impl Governor {
+    /// One that tries to keep the mean wait for a turn below `target`.
+    pub fn new(target: Duration, now: Time) -> Self {
+        Governor { target, share: 1.0, began: now, waited: Duration::ZERO, turns: 0 }
+    }
+
+    /// Something has waited so long for its turn.
+    pub fn handle_wait(&mut self, now: Time, wait: Duration) {
+        self.waited += wait;
+        self.turns += 1;
+        if now.since(self.began) < WINDOW {
+            return;
+        }
+        let mean = self.waited / self.turns;
+        if mean > self.target {
+            // Half of it if it is far too much, and gently where it is nearly right.
+            let excess = self.target.as_secs_f64() / mean.as_secs_f64();
+            self.share *= excess.clamp(0.5, 0.95);
+        } else if mean < self.target / 2 {
+            self.share *= GROWTH;
+        }
+        self.share = self.share.clamp(LEAST, 1.0);
+        (self.began, self.waited, self.turns) = (now, Duration::ZERO, 0);
+    }
+
+    /// What may be granted of every rate, from [`LEAST`] to 1.
+    pub fn share(&self) -> f64 {
+        self.share
+    }
+}
+
+/// The share that holds now. Clones agree.
+#[derive(Clone, Debug)]
+pub struct Pressure(Arc<AtomicU32>);
+
+impl Default for Pressure {
+    fn default() -> Self {
+        Pressure(Arc::new(AtomicU32::new(WHOLE)))
+    }
+}
+
+impl Pressure {
+    /// Whether less than everything is granted.
+    pub fn is_on(&self) -> bool {
+        self.thousandths() < WHOLE
+    }
+
+    /// What is left of a rate now.
+    pub fn of(&self, rate: Rate) -> Rate {
+        let part = |whole: u64| {
+            let part = u128::from(whole) * u128::from(self.thousandths()) / u128::from(WHOLE);
+            u64::try_from(part).unwrap_or(whole).max(1)
+        };
+        Rate { per_s: part(rate.per_s), burst: part(rate.burst) }
+    }
+
+    fn thousandths(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of_share(share: f64) -> Self {
+        let pressure = Pressure::default();
+        pressure.set(share);
+        pressure
+    }
+
+    fn set(&self, share: f64) {
+        self.0.store((share * f64::from(WHOLE)).round() as u32, Ordering::Relaxed);
+    }
+
+    /// Measures and decides until `end`. `target` is what a task may wait for its turn.
+    pub async fn watch(
+        self,
+        target: Duration,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        end: CancellationToken,
+    ) {
+        let mut governor = Governor::new(target, clock.now());
+        let mut was_on = false;
+        loop {
+            let asleep = tokio::time::sleep(LOOK_EVERY);
+            if end.run_until_cancelled(asleep).await.is_none() {
+                return;
+            }
+            let ready = clock.now();
+            // To the end of the queue.
+            tokio::task::yield_now().await;
+            let now = clock.now();
+            governor.handle_wait(now, now.since(ready));
+            self.set(governor.share());
+            metrics.granted(governor.share());
+            let share = governor.share();
+            if !was_on && share < 0.5 {
+                was_on = true;
+                tracing::warn!("more to do than time to do it in; everybody's rates are cut down");
+            } else if was_on && share >= 1.0 {
+                was_on = false;
+                tracing::info!("time enough again; rates are as configured");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TARGET: Duration = Duration::from_millis(1);
+
+    fn after(governor: &mut Governor, windows: u64, wait: Duration) -> f64 {
+        let from = governor.began;
+        for nth in 1..=windows * 10 {
+            governor.handle_wait(from + LOOK_EVERY * nth as u32, wait);
+        }
+        governor.share()
+    }
+
+    fn new() -> Governor {
+        Governor::new(TARGET, Time::ZERO)
+    }
+
+    #[test]
+    fn who_waits_little_gets_everything() {
+        let mut governor = new();
+        assert!(after(&mut governor, 100, TARGET / 2) >= 1.0);
+        assert!(after(&mut governor, 100, TARGET) >= 1.0, "on the target nothing is cut");
+    }
+
+    #[test]
+    fn a_wait_that_is_too_long_cuts_at_once_and_never_everything() {
+        let mut governor = new();
+        let share = after(&mut governor, 1, TARGET * 100);
+        assert!((0.5..0.6).contains(&share), "{share}");
+        assert!((after(&mut governor, 20, TARGET * 100) - LEAST).abs() < 1e-9);
+        // One measurement that takes longer than a window decides by itself.
+        let mut governor = new();
+        governor.handle_wait(Time::ZERO + Duration::from_secs(1), Duration::from_secs(1));
+        assert!(governor.share() < 0.6);
+    }
+
+    #[test]
+    fn a_wait_that_is_nearly_right_cuts_gently() {
+        let mut governor = new();
+        assert!(after(&mut governor, 1, TARGET * 11 / 10) > 0.9);
+    }
+
+    #[test]
+    fn everything_comes_back() {
+        let mut governor = new();
+        after(&mut governor, 20, TARGET * 100);
+        assert!(after(&mut governor, 50, TARGET / 10) < 1.0);
+        assert!(after(&mut governor, 50, TARGET / 10) >= 1.0);
+    }
+
+    #[test]
+    fn a_rate_keeps_its_share_and_never_stops() {
+        let pressure = Pressure::default();
+        let rate = Rate { per_s: 1_000, burst: 4_000 };
+        assert_eq!(pressure.of(rate), rate);
+        assert!(!pressure.is_on());
+        pressure.set(0.02);
+        assert!(pressure.clone().is_on());
+        assert_eq!(pressure.of(rate), Rate { per_s: 20, burst: 80 });
+        assert_eq!(pressure.of(Rate { per_s: 1, burst: 1 }), Rate { per_s: 1, burst: 1 });
+        assert_eq!(pressure.of(Rate { per_s: u64::MAX, burst: 0 }).burst, 1);
+    }
+}
