@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::raw::{HELLO, binary, frame, hears, last_words, tcp, text, upgrade, upgrade_with};
-use super::setup::{Member, dial_webtransport, session_on, soon};
+use super::setup::{Member, any_certificate, dial_webtransport, session_on, soon};
 use super::siege::Besieged;
 
 fn nested(depth: usize) -> String {
@@ -131,7 +131,9 @@ async fn what_is_no_bincode_opens_nothing() {
         io.write_all(&request).await.unwrap();
         hears(&mut io, "101").await;
         io.write_all(&binary(&bytes)).await.unwrap();
-        let session = session_on(&endpoint, served.secure(), "?codec=bincode").await.unwrap();
+        let session = session_on(&endpoint, any_certificate(), served.secure(), "?codec=bincode")
+            .await
+            .unwrap();
         attempts.spawn(async move {
             let (mut send, mut recv) = soon(session.open_bi()).await.unwrap();
             let (mut bulk, _bulk_recv) = soon(session.open_bi()).await.unwrap();

@@ -124,17 +124,18 @@ pub async fn over_tls(to: SocketAddr) -> TlsStream<TcpStream> {
 /// A WebTransport session without streams, and what keeps it alive.
 pub async fn dial_webtransport(from: Ipv4Addr, to: SocketAddr) -> (quinn::Endpoint, Session) {
     let endpoint = quinn::Endpoint::client(SocketAddr::from((from, 0))).unwrap();
-    let session = session_on(&endpoint, to, "").await.unwrap();
+    let session = session_on(&endpoint, any_certificate(), to, "").await.unwrap();
     (endpoint, session)
 }
 
 /// The same on this endpoint, with a query; an error if QUIC is refused.
 pub async fn session_on(
     endpoint: &quinn::Endpoint,
+    config: quinn::ClientConfig,
     to: SocketAddr,
     query: &str,
 ) -> Result<Session, quinn::ConnectionError> {
-    let dialled = endpoint.connect_with(any_certificate(), to, "localhost").unwrap();
+    let dialled = endpoint.connect_with(config, to, "localhost").unwrap();
     let connection = soon(dialled).await?;
     let url = url::Url::parse(&format!("https://localhost:{}/v1/wt{query}", to.port())).unwrap();
     Ok(soon(Session::connect(connection, ConnectRequest::new(url))).await.unwrap())
@@ -223,11 +224,22 @@ impl Member {
         Self::on_session(endpoint, session).await
     }
 
+    /// Greeted, and never ends by itself because it hears nothing.
+    pub async fn devoted(to: SocketAddr) -> Self {
+        let endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let mut transport = quinn::TransportConfig::default();
+        transport.max_idle_timeout(None);
+        let mut config = any_certificate();
+        config.transport_config(Arc::new(transport));
+        let session = session_on(&endpoint, config, to, "").await.unwrap();
+        Self::on_session(endpoint, session).await.greeted().await
+    }
+
     /// One that comes again where QUIC turns it away, as clients do.
     pub async fn patient(to: SocketAddr) -> Self {
         let endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let session = loop {
-            match session_on(&endpoint, to, "").await {
+            match session_on(&endpoint, any_certificate(), to, "").await {
                 Ok(session) => break session,
                 Err(quinn::ConnectionError::ConnectionClosed(close))
                     if close.error_code == quinn::TransportErrorCode::CONNECTION_REFUSED => {}

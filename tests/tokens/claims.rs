@@ -228,6 +228,28 @@ proptest! {
         }
     }
 
+    /// Of claims made at random few let anybody in, so these are good but for what they list.
+    #[test]
+    fn a_right_is_granted_where_it_is_listed_and_nowhere_else(
+        rooms in proptest::collection::vec(
+            ("[ab]{0,2}\\*|[ab]{1,3}", proptest::sample::subsequence(
+                Right::ALL.map(Right::name).to_vec(), 0..=5,
+            )),
+            0..4,
+        ),
+        room in "[ab]{1,3}",
+    ) {
+        let listed: Vec<_> =
+            rooms.iter().map(|(room, can)| json!({"room": room, "can": can})).collect();
+        let admission = admitted(&with("rooms", json!(listed))).unwrap();
+        let name = RoomName::parse(&room).unwrap();
+        for right in Right::ALL {
+            let is_listed =
+                rooms.iter().any(|(at, can)| names(at, &room) && can.contains(&right.name()));
+            prop_assert_eq!(admission.grant.allows(&name, right), is_listed, "{:?}", right);
+        }
+    }
+
     #[test]
     fn time_only_ever_takes_away(claims in any_claims(), earlier in 0..900_u64, later in 0..900_u64) {
         let expected = Expectations { audiences: vec!["a".into(), "b".into()], ..expectations() };
