@@ -152,18 +152,22 @@ async fn an_address_that_proves_nothing_gets_three_times_what_it_sent() {
 
 #[tokio::test]
 async fn made_up_answers_prove_nothing() {
-    let served = serve(true).await;
     let mut attempts = Vec::new();
     for id_len in [0, 8, 20] {
-        let packet = first_packet(id_len).await;
-        // What follows the first one claims to be of the rest of the handshake: type 2, an id that the
-        // gateway might have chosen, and its client's own. It is short, because it counts, too.
-        let ids = [&[8][..], b"a guess!", &[id_len as u8], &[7; 20][..id_len]].concat();
-        let handshake = [&[0xe0, 0, 0, 0, 1], &*ids].concat();
-        attempts.push(vec![packet, handshake]);
+        for guess in [&b""[..], b"a guess!"] {
+            let packet = first_packet(id_len).await;
+            // What follows the first one claims to be of the rest of the handshake: type 2, an id
+            // that the gateway might have chosen, and its client's own. It counts, so it is short.
+            let guess = [&[guess.len() as u8], guess].concat();
+            let own = [&[id_len as u8], &[7; 20][..id_len]].concat();
+            attempts.push(vec![packet, [&[0xe0, 0, 0, 0, 1], &*guess, &*own].concat()]);
+        }
     }
-    is_within_bounds(&attempts, &answered(&served, &attempts).await);
-    served.is_well().await;
+    for with_chain in [false, true] {
+        let served = serve(with_chain).await;
+        is_within_bounds(&attempts, &answered(&served, &attempts).await);
+        served.is_well().await;
+    }
 }
 
 #[tokio::test]
