@@ -311,3 +311,59 @@ async fn a_full_redis_refuses_and_comes_back() {
     ask(&mut line, "CONFIG SET maxmemory 0").await;
     assert!(matches!(send_on(&here, 1).await, Sent::Appended(entry) if entry.offset == 1));
 }
+
+#[tokio::test]
+async fn who_had_left_in_what_was_lost_is_no_member_for_long() {
+    let (here, there) = Nodes::joined::<Redis>(limits(GENEROUS), &["ann", "bob"]).await;
+    let (ann, bob) = (author("ann"), author("bob"));
+    let _news = here.broker.follow(&room()).await.unwrap();
+    let earlier = copy(server(&here)).await;
+    here.leave(bob).await;
+    put_back(server(&here), earlier).await;
+    assert_eq!(names(&here.snapshot(ann).await.unwrap()), ["ann", "bob"]);
+    // A node says that it has her; nobody says so of him.
+    here.ask(ann, Change::MarkAway(false)).await.unwrap();
+    for (later, present) in [(59, &["ann", "bob"][..]), (61, &["ann"])] {
+        let there = there.later(later);
+        there.broker.trim(there.now, &there.room, None).await.unwrap().unwrap();
+        assert_eq!(names(&there.snapshot(ann).await.unwrap()), present);
+    }
+    let left = &there.load("none").await.entries.signal;
+    let [entry] = &left[..] else { panic!("{left:?}") };
+    assert!(entry.peer == bob.peer && matches!(entry.event, Event::Left { .. }));
+}
+
+#[tokio::test]
+async fn a_room_that_no_node_looks_after_goes() {
+    let (here, _) = Nodes::joined::<Redis>(limits(GENEROUS), &["ann"]).await;
+    here.append(author("ann"), LogLane::Bulk, 1).await;
+    let mut line = server(&here).line().await;
+    let mut left = async || {
+        let mut left = Vec::new();
+        for part in KEYS {
+            let ::redis::Value::Int(ms) = ask(&mut line, &format!("PTTL {}", key(part))).await
+            else {
+                panic!("a time is a number");
+            };
+            left.push(ms);
+        }
+        left
+    };
+    let before = left().await;
+    assert!(before.iter().all(|ms| *ms > 80_000_000), "{before:?}");
+    ask(&mut server(&here).line().await, &format!("PEXPIRE {} 1000000", key("meta"))).await;
+    here.broker.trim(here.now, &here.room, None).await.unwrap().unwrap();
+    let after = left().await;
+    assert!(after.iter().all(|ms| *ms > 80_000_000), "{after:?}");
+}
+
+#[tokio::test]
+async fn each_shard_has_a_subscription_that_is_replaced() {
+    let cluster = Cluster::start(3, 0).await;
+    let (here, there, mut news) = followed(&cluster.address(), 0).await;
+    for (seq, server) in (1..).zip(&cluster.servers) {
+        ask(&mut server.line().await, "CLIENT KILL TYPE pubsub").await;
+        send_on(&here, seq).await;
+        hear_of(&there, &mut news, seq).await;
+    }
+}

@@ -36,7 +36,10 @@ end
 local function append(lane, peer, event, cost)
   local offset = text(redis.call('HINCRBY', meta, lane, 1))
   local line = table.concat({ offset, ARGV[1], cost, epoch, peer, event }, ' ')
-  redis.call('RPUSH', log[lane], line)
+  if redis.call('RPUSH', log[lane], line) == 1 then
+    -- A key that begins lasts for ever; see `look_after`.
+    redis.call('PEXPIRE', log[lane], ARGV[23])
+  end
   redis.call('HINCRBY', meta, lane .. ':bytes', cost)
   trim(lane)
   publish(lane .. line)
