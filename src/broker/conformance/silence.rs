@@ -90,7 +90,8 @@ async fn a_subscription_that_is_silent_is_replaced() {
     way.hush();
     send_on(&here, 1).await;
     // Nothing fails, and nothing is said: the next that comes has to be read from the log.
-    hear_of(&there, &mut news, 1).await;
+    let heard = tokio::time::timeout(Duration::from_secs(30), hear_of(&there, &mut news, 1)).await;
+    heard.expect("nobody noticed");
     send_on(&here, 2).await;
     hear_of(&there, &mut news, 2).await;
 }
