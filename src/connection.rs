@@ -29,6 +29,7 @@ use handover_protocol::wire::message::{Close, Hello, LeaveReason, ServerMessage}
 use handover_protocol::wire::{CloseCode, Lane, LogLane, PerLane, RoomName};
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
+use tokio_util::sync::CancellationToken;
 
 use self::arrivals::Arrivals;
 use self::brake::Brake;
@@ -67,6 +68,8 @@ pub struct Shared {
     pub clock: Clock,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Ends those at once that have no session. The others are told by the router.
+    pub stopping: CancellationToken,
 }
 
 /// Messages read in one go before others get their turn.
@@ -255,6 +258,13 @@ impl<T: Transport> Pump<T> {
     }
 
     async fn run(&mut self) -> End {
+        let stopping = self.shared.stopping.clone();
+        // Boxed, for it is over soon, and the rest may last for days.
+        match Box::pin(stopping.run_until_cancelled(self.greet())).await {
+            Some(Ok(())) => {}
+            Some(Err(end)) => return end,
+            None => return End::Close(Close::new(CloseCode::Draining)),
+        }
         loop {
             match poll_fn(|cx| self.poll(cx)).await {
                 Event::Open(hello) => self.open(*hello).await,
@@ -389,17 +399,16 @@ impl<T: Transport> Pump<T> {
             self.next_move_check = now + MOVE_CHECK_EVERY;
             self.notice_move();
         }
-        if let Inbound::Frame { lane, payload } = inbound {
-            if lane == Lane::Ephemeral && !self.intake().signal {
-                // Datagrams cannot be held back. While their room takes nothing they are lost,
-                // as they may be, rather than kept.
-                self.shared.metrics.ephemeral_unread();
-                return;
-            }
-            self.shared.metrics.received(self.transport.kind(), payload.len() as u64);
-            self.take(now, lane, &payload);
-            self.brake.handle_message(now, &self.shared.pressure, payload.len());
+        let Inbound::Frame { lane, payload } = inbound else { return self.take_nothing(now) };
+        if lane == Lane::Ephemeral && !self.intake().signal {
+            // Datagrams cannot be held back. While their room takes nothing they are lost,
+            // as they may be, rather than kept.
+            self.shared.metrics.ephemeral_unread();
+            return;
         }
+        self.shared.metrics.received(self.transport.kind(), payload.len() as u64);
+        self.take(now, lane, &payload);
+        self.brake.handle_message(now, &self.shared.pressure, payload.len());
     }
 
     fn take_notices(&mut self) -> Option<Event> {

@@ -24,14 +24,14 @@ use crate::broker::Broker;
 use crate::broker::memory::MemoryBroker;
 use crate::broker::redis::{Options, RedisBroker};
 use crate::clock::Clock;
-use crate::config::{Addresses, BrokerPlace, Caller, Config};
+use crate::config::{self, Addresses, BrokerPlace, Caller, Config};
 use crate::connection;
 use crate::error::{Socket, StartError};
 use crate::http::{IdentityStatement, Site, Standing, Status};
 use crate::pressure::Pressure;
 use crate::router::Router;
 use crate::router::quota::Bounds;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, guarded, restarted};
 use crate::tls::{Identity, Tls};
 use crate::transport::accept::{
     Acceptor, Admitted, Attach, Gate, GateLimits, Refused, TcpTls, accept_quic, accept_tcp,
@@ -126,9 +126,10 @@ impl Gateway {
                 let (broker, subscription) =
                     RedisBroker::open(address.reveal(), options, clock, stopping.clone())
                         .map_err(|error| StartError::Broker(error.to_string()))?;
-                tasks.spawn(subscription);
+                spawn(&tasks, &metrics, "news of rooms", subscription);
                 let up = broker.up();
-                tasks.spawn(watch_broker(up.clone(), metrics.clone(), stopping.clone()));
+                let watched = watch_broker(up.clone(), metrics.clone(), stopping.clone());
+                spawn(&tasks, &metrics, "the broker's state", watched);
                 broker_up = Some(up);
                 Arc::new(broker)
             }
@@ -146,10 +147,17 @@ impl Gateway {
             sessions_per_user: config.capacity.sessions_per_user,
             sessions_away: config.capacity.sessions_away,
             rooms: config.capacity.rooms,
+            log_bytes: config.capacity.log_bytes,
         });
-        tasks.spawn(tls.clone().keep_fresh(clock, metrics.clone(), stopping.clone()));
-        if let Some(authority) = &authority {
-            tasks.spawn(authority.clone().keep_fresh(stopping.clone()));
+        let (kept, counted, stop) = (tls.clone(), metrics.clone(), stopping.clone());
+        tasks.spawn(restarted(metrics.clone(), "the certificate", move || {
+            kept.clone().keep_fresh(clock, counted.clone(), stop.clone())
+        }));
+        if let Some(kept) = authority.clone() {
+            let stop = stopping.clone();
+            tasks.spawn(restarted(metrics.clone(), "the keys of tokens", move || {
+                kept.clone().keep_fresh(stop.clone())
+            }));
         }
 
         let pressure = Pressure::default();
@@ -172,6 +180,7 @@ impl Gateway {
             router: router.clone(),
             clock,
             metrics: metrics.clone(),
+            stopping: stopping.clone(),
         });
         let origins = config.origins;
         let gate_limits = GateLimits {
@@ -181,12 +190,14 @@ impl Gateway {
             connections_per_address: config.capacity.connections_per_address,
             handshakes: config.capacity.handshakes,
         };
+        let shown = tls.clone();
         let gate = Gate::new(gate_limits, clock.now(), move |visitor| {
+            let is_ours = |authority| shown.is_for(config::host(authority));
             origins.allow(Caller {
                 origin: visitor.origin,
                 authority: visitor.authority,
                 address: visitor.address,
-                encrypted: visitor.encrypted,
+                certified: visitor.encrypted && visitor.authority.is_some_and(is_ours),
             })
         });
         let gate = Arc::new(gate.under(pressure));
@@ -225,12 +236,15 @@ impl Gateway {
             let endpoint = endpoint(udp, quic.clone(), clock, connection_ids, secret.as_ref());
             let endpoint = endpoint.map_err(failed)?;
             endpoints.push(endpoint.clone());
-            tasks.spawn(accept_quic(endpoint, acceptor.clone()));
-            tasks.spawn(accept_tcp(tcp, Some(over_tls.clone()), site.clone(), acceptor.clone()));
+            let quic = accept_quic(endpoint, acceptor.clone());
+            spawn(&tasks, &metrics, "accepting by QUIC", quic);
+            let tls = accept_tcp(tcp, Some(over_tls.clone()), site.clone(), acceptor.clone());
+            spawn(&tasks, &metrics, "accepting by TLS", tls);
         }
         let plain = http.iter().map(|(address, _)| *address).collect();
         for (_, tcp) in http {
-            tasks.spawn(accept_tcp(tcp, None, site.clone(), acceptor.clone()));
+            let plain = accept_tcp(tcp, None, site.clone(), acceptor.clone());
+            spawn(&tasks, &metrics, "accepting by plain HTTP", plain);
         }
         Ok(Gateway {
             listening,
@@ -337,6 +351,11 @@ impl Attach for Connections {
     fn refused(&self, _kind: Kind, refused: &Refused) {
         self.metrics.connection_refused(refused.name());
     }
+
+    fn panicked(&self, kind: Kind) {
+        self.metrics.panicked();
+        tracing::error!(transport = kind.name(), "a set-up panicked; the others go on");
+    }
 }
 
 /// What a gateway needs to be ready.
@@ -345,6 +364,19 @@ struct Ready {
     /// Whether the broker answers, if it is one that may not.
     broker_up: Option<watch::Receiver<bool>>,
     is_broker_optional: bool,
+}
+
+/// A fault in `task` is seen and ends nothing else.
+fn spawn(
+    tasks: &TaskTracker,
+    metrics: &Arc<Metrics>,
+    what: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    let metrics = metrics.clone();
+    tasks.spawn(async move {
+        guarded(&metrics, what, task).await;
+    });
 }
 
 async fn watch_broker(

@@ -37,8 +37,10 @@ pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 pub const BLOCKED_TIMEOUT: Duration = Duration::from_secs(30);
 /// `quality` is measured this often and sent when it changed.
 pub const QUALITY_EVERY: Duration = Duration::from_secs(5);
-/// The refused `hello` that ends a connection.
+/// The finally refused `hello` that ends a connection.
 pub const REFUSED_HELLOS_MAX: u32 = 3;
+/// The same where the client is to ask again later: it may, but not without end.
+pub const DEFERRED_HELLOS_MAX: u32 = 32;
 /// Bytes of answers a connection may hold for a peer that does not read, before the gateway
 /// stops reading from it.
 pub const ANSWER_BYTES_MAX: usize = 256 * 1024;

@@ -12,6 +12,7 @@ pub mod mint;
 mod signature;
 mod source;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ pub struct Authority {
     asked: Notify,
     /// When the last fetch ended.
     fetched: watch::Sender<Option<Time>>,
+    /// The log says that there are no keys.
+    lack_was_told: AtomicBool,
 }
 
 /// The keys of one place after the other.
@@ -91,6 +94,7 @@ impl Authority {
             wanted: Notify::new(),
             asked: Notify::new(),
             fetched: watch::Sender::new(None),
+            lack_was_told: AtomicBool::new(false),
         })
     }
 
@@ -111,9 +115,19 @@ impl Authority {
         };
         if let Err(error) = &checked {
             self.metrics.token_refused(error.name());
-            tracing::info!(reason = error.name(), "token refused: {error}");
+            if self.is_news(error) {
+                tracing::info!(reason = error.name(), "token refused: {error}");
+            } else {
+                tracing::debug!(reason = error.name(), "token refused: {error}");
+            }
         }
         checked
+    }
+
+    /// Whether a refusal is worth a line of its own. That there are no keys is said once, until
+    /// there have been some: clients ask again and again meanwhile.
+    fn is_news(&self, error: &TokenError) -> bool {
+        !matches!(error, TokenError::NoKeys) || !self.lack_was_told.swap(true, Ordering::Relaxed)
     }
 
     fn check(&self, token: &Secret) -> Result<Admission, TokenError> {
@@ -214,7 +228,11 @@ impl Authority {
 
     fn replace(&self, parts: &Parts) {
         let keys = parts.files.iter().chain(&parts.fetched).cloned();
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(KeySet::of(keys));
+        let keys = KeySet::of(keys);
+        if !keys.is_empty() {
+            self.lack_was_told.store(false, Ordering::Relaxed);
+        }
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
     }
 }
 
@@ -291,4 +309,26 @@ pub fn check(
         }
     }
     Err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_there_are_no_keys_is_said_once_until_there_have_been_some() {
+        let jwks = JwksPlace::Url("http://127.0.0.1:1/keys".parse().unwrap());
+        let auth = Auth { jwks: Some(jwks), ..Auth::default() };
+        let authority = Authority::open(auth, 4_096, Clock::start(), Arc::default()).unwrap();
+        let is_news = |error| authority.is_news(&error);
+        assert!(is_news(TokenError::NoKeys));
+        assert!(!is_news(TokenError::NoKeys) && !is_news(TokenError::NoKeys));
+        assert!(is_news(TokenError::Signature) && is_news(TokenError::Signature));
+        authority.replace(&Parts::default());
+        assert!(!is_news(TokenError::NoKeys), "still none");
+        let key = Key::from_secret(&[7; 32]).unwrap();
+        authority.replace(&Parts { files: vec![key], fetched: Vec::new() });
+        authority.replace(&Parts::default());
+        assert!(is_news(TokenError::NoKeys), "there were some");
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use handover_protocol::limits::{ROOM_LINGER, SEQ_ROOMS_MAX};
 use handover_protocol::room::log::Read;
-use handover_protocol::room::{Refusal, Room, RoomLimits, Sent};
+use handover_protocol::room::{Dormant, Refusal, Room, RoomLimits, Sent};
 use handover_protocol::session::grant::Admission;
 use handover_protocol::time::Time;
 use handover_protocol::wire::message::Positions;
@@ -28,7 +28,9 @@ pub struct MemoryBroker {
 #[derive(Debug, Default)]
 struct State {
     sessions: HashMap<SessionId, Session>,
-    rooms: HashMap<RoomName, Kept>,
+    rooms: HashMap<RoomName, Room>,
+    /// Rooms that were removed, but for the `seq`s of sessions that still live.
+    dormant: HashMap<RoomName, Dormant>,
 }
 
 #[derive(Debug)]
@@ -39,13 +41,6 @@ struct Session {
     rooms: BTreeSet<RoomName>,
     /// Rooms that remember a `seq` of this session.
     sent_in: BTreeSet<RoomName>,
-}
-
-#[derive(Debug)]
-struct Kept {
-    room: Room,
-    /// Removed, but for the `seq`s of sessions that still live.
-    dormant: bool,
 }
 
 impl MemoryBroker {
@@ -110,10 +105,12 @@ impl Broker for MemoryBroker {
         let mut state = self.state();
         let Some(ended) = state.sessions.remove(&session) else { return Ok(()) };
         for name in ended.sent_in {
-            if let Some(kept) = state.rooms.get_mut(&name) {
-                kept.room.forget(ended.record.peer);
-                if kept.dormant && kept.room.remembers_nobody() {
-                    state.rooms.remove(&name);
+            if let Some(room) = state.rooms.get_mut(&name) {
+                room.forget(ended.record.peer);
+            } else if let Some(dormant) = state.dormant.get_mut(&name) {
+                dormant.forget(ended.record.peer);
+                if dormant.remembers_nobody() {
+                    state.dormant.remove(&name);
                 }
             }
         }
@@ -127,15 +124,15 @@ impl Broker for MemoryBroker {
         fresh: Epoch,
     ) -> Result<RoomState, Unavailable> {
         let mut state = self.state();
-        let limits = self.limits;
-        let kept = state.rooms.entry(room.clone()).or_insert_with(|| Kept {
-            room: Room::new(now, room.clone(), fresh, limits),
-            dormant: false,
+        let State { rooms, dormant, .. } = &mut *state;
+        let loaded = rooms.entry(room.clone()).or_insert_with(|| {
+            let begun = Room::new(now, room.clone(), fresh, self.limits);
+            match dormant.remove(room) {
+                Some(dormant) => begun.remembering(dormant),
+                None => begun,
+            }
         });
-        if std::mem::take(&mut kept.dormant) {
-            kept.room.begin(now, fresh);
-        }
-        Ok(state_behind(&kept.room, PerLane::default()))
+        Ok(state_behind(loaded, PerLane::default()))
     }
 
     async fn read(
@@ -144,8 +141,7 @@ impl Broker for MemoryBroker {
         after: PerLane<u64>,
     ) -> Result<Option<RoomState>, Unavailable> {
         let state = self.state();
-        let kept = state.rooms.get(room).filter(|kept| !kept.dormant);
-        Ok(kept.map(|kept| state_behind(&kept.room, after)))
+        Ok(state.rooms.get(room).map(|room| state_behind(room, after)))
     }
 
     async fn apply(
@@ -156,16 +152,16 @@ impl Broker for MemoryBroker {
         ops: Vec<RoomOp>,
     ) -> Result<Option<Vec<Result<Done, Refusal>>>, Unavailable> {
         let mut state = self.state();
-        let State { sessions, rooms } = &mut *state;
+        let State { sessions, rooms, .. } = &mut *state;
         if known.is_some_and(|known| !is_in(rooms.get(room), known)) {
             return Ok(None);
         }
-        let Some(kept) = rooms.get_mut(room) else {
+        let Some(changed) = rooms.get_mut(room) else {
             return Ok(Some(ops.iter().map(|_| Err(Refusal::NOT_A_MEMBER)).collect()));
         };
         // Not collected: that would use the room of `ops` again, and shrink it by a copy.
         let mut done = Vec::with_capacity(ops.len());
-        done.extend(ops.into_iter().map(|op| apply(now, sessions, &mut kept.room, room, op)));
+        done.extend(ops.into_iter().map(|op| apply(now, sessions, changed, room, op)));
         Ok(Some(done))
     }
 
@@ -180,26 +176,24 @@ impl Broker for MemoryBroker {
         known: Option<Positions>,
     ) -> Result<Option<Positions>, Unavailable> {
         let mut state = self.state();
-        let Some(kept) = state.rooms.get_mut(room) else { return Ok(None) };
-        if known.is_some_and(|known| !is_in(Some(kept), known)) {
+        let Some(room) = state.rooms.get_mut(room) else { return Ok(None) };
+        if known.is_some_and(|known| !is_in(Some(room), known)) {
             return Ok(None);
         }
-        kept.room.trim(now);
-        Ok(Some(kept.room.positions()))
+        room.trim(now);
+        Ok(Some(room.positions()))
     }
 
     async fn remove_if_empty(&self, now: Time, room: &RoomName) -> Result<bool, Unavailable> {
         let mut state = self.state();
-        let Some(kept) = state.rooms.get_mut(room) else { return Ok(true) };
-        if kept.room.empty_for(now).is_none_or(|empty| empty < ROOM_LINGER) {
+        let empty_for = state.rooms.get(room).map(|room| room.empty_for(now));
+        if empty_for.is_some_and(|empty| empty.is_none_or(|empty| empty < ROOM_LINGER)) {
             return Ok(false);
         }
-        if kept.room.remembers_nobody() {
-            state.rooms.remove(room);
-        } else {
-            // The logs go now; the name of the next life is chosen when it begins.
-            kept.dormant = true;
-            kept.room.begin(now, kept.room.epoch());
+        if let Some(removed) = state.rooms.remove(room)
+            && !removed.remembers_nobody()
+        {
+            state.dormant.insert(room.clone(), removed.into_dormant());
         }
         Ok(true)
     }
@@ -208,15 +202,19 @@ impl Broker for MemoryBroker {
 impl AtHand for MemoryBroker {
     fn apply_one(&self, now: Time, room: &RoomName, op: RoomOp) -> Result<Done, Refusal> {
         let mut state = self.state();
-        let State { sessions, rooms } = &mut *state;
-        let kept = rooms.get_mut(room).ok_or(Refusal::NOT_A_MEMBER)?;
-        apply(now, sessions, &mut kept.room, room, op)
+        let State { sessions, rooms, .. } = &mut *state;
+        let changed = rooms.get_mut(room).ok_or(Refusal::NOT_A_MEMBER)?;
+        apply(now, sessions, changed, room, op)
+    }
+
+    fn dormant(&self) -> usize {
+        self.state().dormant.len()
     }
 }
 
 /// Whether a room is in the life that `known` was learnt of.
-fn is_in(kept: Option<&Kept>, known: Positions) -> bool {
-    kept.is_some_and(|kept| !kept.dormant && kept.room.epoch() == known.epoch)
+fn is_in(room: Option<&Room>, known: Positions) -> bool {
+    room.is_some_and(|room| room.epoch() == known.epoch)
 }
 
 fn state_behind(room: &Room, after: PerLane<u64>) -> RoomState {
@@ -279,5 +277,67 @@ fn apply(
             }
             Ok(Done::Snapshot(room.snapshot(peer)))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use handover_protocol::limits::Retention;
+    use handover_protocol::wire::message::{LeaveReason, Send};
+    use handover_protocol::wire::{Json, PeerId, Secret};
+
+    use super::*;
+
+    /// Rooms that somebody has sent in are remembered when they are removed, and counted, until
+    /// the session ends or they begin again.
+    #[tokio::test]
+    async fn rooms_that_are_only_remembered_are_counted_and_begin_again() {
+        let retention =
+            PerLane { signal: Retention::signal(ROOM_LINGER), bulk: Retention::bulk(ROOM_LINGER) };
+        let broker = MemoryBroker::new(RoomLimits { members: 9, retention });
+        let author = Author {
+            session: SessionId::parse("s").unwrap(),
+            peer: PeerId::parse("p").unwrap(),
+            generation: 1,
+        };
+        let record = SessionRecord {
+            session: author.session,
+            peer: author.peer,
+            admission: Admission::anonymous(),
+            secret_hash: SecretHash::of(&Secret::new("k".into())),
+            generation: 1,
+            rooms: Vec::new(),
+        };
+        broker.open(record).await.unwrap();
+        let name = |n| RoomName::parse(&format!("room {n}")).unwrap();
+        let epoch = |text| Epoch::parse(text).unwrap();
+        let apply =
+            |room: &RoomName, change| broker.apply_one(Time::ZERO, room, RoomOp { author, change });
+        let join = || Change::Join { user: None, metadata: None, seq: PerLane::default() };
+        let send = |room: &RoomName, seq| {
+            let (room, body) = (room.clone(), Json::parse(b"1").unwrap());
+            Change::Send(Send { room, lane: LogLane::Bulk, seq, to: None, body })
+        };
+        let later = Time::ZERO + ROOM_LINGER;
+        for n in 0..10 {
+            let room = name(n);
+            broker.load(Time::ZERO, &room, epoch("one")).await.unwrap();
+            apply(&room, join()).unwrap();
+            if n < 8 {
+                apply(&room, send(&room, 1)).unwrap();
+            }
+            apply(&room, Change::Leave(LeaveReason::Left)).unwrap();
+            assert!(broker.remove_if_empty(later, &room).await.unwrap());
+        }
+        assert_eq!((broker.dormant(), broker.state().rooms.len()), (8, 0));
+        let again = name(3);
+        let state = broker.load(later, &again, epoch("two")).await.unwrap();
+        assert_eq!((state.positions.epoch, broker.dormant()), (epoch("two"), 7));
+        let Ok(Done::Joined(joining)) = apply(&again, join()) else { panic!("refused") };
+        assert_eq!(joining.snapshot.seq, PerLane { signal: 0, bulk: 1 });
+        let repeated = apply(&again, send(&again, 1)).unwrap();
+        assert!(matches!(repeated, Done::Sent(Sent::Duplicate(_))));
+        broker.end(author.session).await.unwrap();
+        assert_eq!(broker.dormant(), 0);
     }
 }

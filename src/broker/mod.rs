@@ -304,4 +304,7 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
 pub trait AtHand {
     /// Applies one change of a room, as [`Broker::apply`] does.
     fn apply_one(&self, now: Time, room: &RoomName, op: RoomOp) -> Result<Done, Refusal>;
+
+    /// Rooms that were removed and are remembered, for the `seq`s of sessions that still live.
+    fn dormant(&self) -> usize;
 }

@@ -30,7 +30,7 @@ pub use addresses::Addresses;
 pub use broker::{BrokerPlace, RedisAddress};
 pub use error::ConfigError;
 pub use layer::Origin;
-pub use origins::{Caller, Origins};
+pub use origins::{Caller, Origins, host};
 pub use quic::ServerId;
 pub use read::{CONFIG_VARIABLE, FlagValue, environment};
 pub use tokens::JwksPlace;
@@ -163,6 +163,8 @@ pub struct Capacity {
     pub sessions_away: usize,
     /// Rooms.
     pub rooms: usize,
+    /// Bytes of their logs.
+    pub log_bytes: usize,
 }
 
 /// What `ice` answers.
@@ -268,6 +270,7 @@ impl Config {
                 sessions_per_user: settings.sessions_per_user.value.size_or_any(),
                 sessions_away: settings.sessions_away.value.size_or_any(),
                 rooms: settings.rooms_total.value.size_or_any(),
+                log_bytes: settings.log_bytes_total.value.size_or_any(),
             },
             pace: PaceLimits {
                 messages: settings.messages_per_s.value.rate(burst_s, 1),

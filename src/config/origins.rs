@@ -75,16 +75,18 @@ pub struct Caller<'a> {
     pub authority: Option<&'a str>,
     /// Where it calls from.
     pub address: IpAddr,
-    /// Whether it came by TLS or QUIC, so that the authority is one our certificate is for.
-    pub encrypted: bool,
+    /// Whether it came by TLS or QUIC and our certificate is for the authority's name.
+    pub certified: bool,
 }
 
 impl Origins {
     /// Whether this caller may connect: one that is no browser, a page listed, the gateway's
     /// own page, and, from this machine, any page served by this machine.
     ///
-    /// Over plain HTTP the own page counts only under an IP address: a name can be made to
-    /// point here by whoever owns it, and their page would then pass for ours.
+    /// The own page counts under an IP address, or under a name that our certificate is for. Any
+    /// other name can be made to point here by whoever owns it, and their page would then pass for
+    /// ours: over plain HTTP, and over WebTransport too, where a page that knows the certificate's
+    /// hash has the browser compare no names.
     pub fn allow(&self, caller: Caller<'_>) -> bool {
         let Some(origin) = caller.origin else { return true };
         let origin = normal(origin);
@@ -98,12 +100,12 @@ impl Origins {
             return true;
         }
         let own = caller.authority.and_then(|authority| normal(&format!("{scheme}://{authority}")));
-        own.as_ref() == Some(&origin) && (caller.encrypted || is_address(host(host_and_port)))
+        own.as_ref() == Some(&origin) && (caller.certified || is_address(host(host_and_port)))
     }
 }
 
 /// The host of `host`, `host:port`, `[v6]` or `[v6]:port`.
-fn host(host_and_port: &str) -> &str {
+pub fn host(host_and_port: &str) -> &str {
     match host_and_port.rfind(':') {
         Some(colon) if !host_and_port.ends_with(']') => &host_and_port[..colon],
         _ => host_and_port,
@@ -177,16 +179,16 @@ mod tests {
         Origins::read(Raw::Text(text)).ok()
     }
 
-    /// origin, authority, address, encrypted
+    /// origin, authority, address, certified
     type Row = (&'static str, &'static str, &'static str, bool);
 
-    fn allowed(origins: &Origins, (origin, authority, address, encrypted): Row) -> bool {
+    fn allowed(origins: &Origins, (origin, authority, address, certified): Row) -> bool {
         let address = address.parse().unwrap();
         origins.allow(Caller {
             origin: Some(origin),
             authority: Some(authority),
             address,
-            encrypted,
+            certified,
         })
     }
 
@@ -206,13 +208,14 @@ mod tests {
         for row in yes {
             assert!(allowed(&none, row), "{row:?}");
         }
-        let no: [Row; 7] = [
+        let no: [Row; 8] = [
             ("https://evil.example", "gw.example.org", "203.0.113.7", true),
             ("https://evil.example", "localhost:4433", "127.0.0.1", true),
             ("http://localhost:3000", "gw.example.org", "203.0.113.7", true),
             ("http://localhost.evil.example", "localhost:8080", "127.0.0.1", false),
             // A name that was made to point at this machine.
             ("http://evil.example:8080", "evil.example:8080", "127.0.0.1", false),
+            ("https://evil.example:4433", "evil.example:4433", "127.0.0.1", false),
             ("null", "localhost:8080", "127.0.0.1", false),
             ("nonsense", "localhost:8080", "127.0.0.1", false),
         ];
@@ -224,7 +227,7 @@ mod tests {
     #[test]
     fn a_caller_that_is_no_browser_is_not_judged_by_origin() {
         let address = "203.0.113.7".parse().unwrap();
-        let caller = Caller { origin: None, authority: None, address, encrypted: true };
+        let caller = Caller { origin: None, authority: None, address, certified: true };
         assert!(origins("https://app.example.org").unwrap().allow(caller));
     }
 

@@ -176,6 +176,8 @@ settings! {
     sessions_away: Count<0, 10_000_000> = Count(100_000), "limits.sessions_away";
     /// Rooms of the gateway.
     rooms_total: Count<0, 10_000_000> = Count(100_000), "limits.rooms_total";
+    /// Bytes of the logs of all rooms.
+    log_bytes_total: Count<0, { 1 << 50 }> = Count(1 << 30), "limits.log_bytes_total";
     /// Messages of a session.
     messages_per_s: Count<0, 1_000_000> = Count(1_000), "limits.messages_per_s";
     /// Their bytes.

@@ -81,6 +81,7 @@ fn every_setting_arrives() {
         sessions_per_user = 10
         sessions_away = 11
         rooms_total = 0
+        log_bytes_total = 12_345
         messages_per_s = 12
         bytes_per_s = 13
         joins_per_s = 0
@@ -127,6 +128,7 @@ fn every_setting_arrives() {
         sessions_per_user: 10,
         sessions_away: 11,
         rooms: usize::MAX,
+        log_bytes: 12_345,
     };
     let pace = PaceLimits {
         messages: Some(Rate { per_s: 12, burst: 24 }),

@@ -36,6 +36,18 @@ impl<T: Transport> Pump<T> {
         }
     }
 
+    /// Something came that is no message, such as a ping: it counts as one, and there is nobody to
+    /// tell that it came too fast.
+    pub(super) fn take_nothing(&mut self, now: Time) {
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        let verdict = pace.handle_message(now, 0);
+        drop(pace);
+        if let Verdict::Abuse(wait) = verdict {
+            self.session.handle_abuse(wait);
+        }
+        self.brake.handle_message(now, &self.shared.pressure, 0);
+    }
+
     /// A place among the connections of this address, for a session that is not resumed.
     pub(super) fn settle(&mut self) -> Result<(), Refusal> {
         if self.admitted.try_settle() { Ok(()) } else { Err(ADDRESS_FULL) }

@@ -1,16 +1,17 @@
 //! Who may be on a connection: the token of a `hello`, and newer ones.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use handover_protocol::room::Refusal;
 use handover_protocol::session::grant::{Admission, Pass};
-use handover_protocol::wire::Secret;
 use handover_protocol::wire::message::Hello;
+use handover_protocol::wire::{RoomName, Secret};
 
-use super::{Pump, Shared};
+use super::{End, Event, Pump, Shared};
+use crate::router::handle::RoomHandle;
 use crate::router::seat::Seat;
 use crate::transport::Transport;
 
@@ -31,19 +32,39 @@ impl Shared {
         admitted.map(Some).map_err(|error| error.refusal())
     }
 
-    async fn readmit(&self, seat: &Seat, token: &Secret) -> Result<Option<Pass>, Refusal> {
+    async fn readmit(
+        &self,
+        seat: &Seat,
+        token: &Secret,
+        rooms: &[(RoomName, RoomHandle)],
+    ) -> Result<Option<Pass>, Refusal> {
         let Some(authority) = &self.authority else { return Ok(None) };
         let admission = authority.admit(Some(token)).await.map_err(|error| error.refusal())?;
-        self.router.readmit(seat, admission).await.map(Some)
+        self.router.readmit(seat, admission, rooms).await.map(Some)
     }
 }
 
 impl<T: Transport> Pump<T> {
+    /// Until there is a session.
+    pub(super) async fn greet(&mut self) -> Result<(), End> {
+        while self.seat.is_none() {
+            match poll_fn(|cx| self.poll(cx)).await {
+                Event::Open(hello) => self.open(*hello).await,
+                // There is none to end.
+                Event::EndSession => {}
+                Event::End(end) => return Err(end),
+            }
+        }
+        Ok(())
+    }
+
     /// Has a newer token looked at, while everything else goes on.
     pub(super) fn refresh(&mut self, id: u64, token: Secret) {
         let Some(seat) = &self.seat else { return };
         let (shared, seat): (Arc<Shared>, Arc<Seat>) = (self.shared.clone(), seat.clone());
-        let outcome = Box::pin(async move { shared.readmit(&seat, &token).await });
+        let rooms = self.rooms.iter().map(|(_, name, handle)| (name.clone(), handle.clone()));
+        let rooms: Vec<_> = rooms.collect();
+        let outcome = Box::pin(async move { shared.readmit(&seat, &token, &rooms).await });
         self.refreshing = Some(Refreshing { id, outcome });
     }
 

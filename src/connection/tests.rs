@@ -6,6 +6,7 @@ use std::sync::Mutex;
 
 use bytes::Bytes;
 use handover_protocol::limits::{Limits, Retention};
+use handover_protocol::pace::Rate;
 use handover_protocol::room::RoomLimits;
 use handover_protocol::wire::Codec;
 use handover_protocol::wire::frame::Frame;
@@ -20,7 +21,8 @@ use crate::transport::accept::{Gate, GateLimits};
 
 /// Delivers what it is given, then does what no transport should.
 struct Treacherous {
-    arriving: VecDeque<&'static str>,
+    /// A message, or a sign of life.
+    arriving: VecDeque<Option<&'static str>>,
     closed_with: Arc<Mutex<Option<CloseCode>>>,
 }
 
@@ -51,6 +53,7 @@ impl Transport for Treacherous {
             return Poll::Pending;
         }
         let next = self.arriving.pop_front().expect("a fault on purpose");
+        let Some(next) = next else { return Poll::Ready(Ok(Inbound::Alive)) };
         let payload = Bytes::from_static(next.as_bytes());
         Poll::Ready(Ok(Inbound::Frame { lane: Lane::Signal, payload }))
     }
@@ -75,8 +78,8 @@ impl Transport for Treacherous {
     }
 }
 
-#[tokio::test]
-async fn a_panic_ends_its_connection_alone_and_is_counted() {
+/// A gateway without sockets.
+fn shared(pace: PaceLimits) -> Arc<Shared> {
     let window = Duration::from_secs(120);
     let retention = PerLane { signal: Retention::signal(window), bulk: Retention::bulk(window) };
     let limits = RoomLimits { members: 9, retention };
@@ -92,34 +95,57 @@ async fn a_panic_ends_its_connection_alone_and_is_counted() {
         ice_servers: Vec::new(),
         ice_ttl: window,
     };
-    let shared = Arc::new(Shared {
+    Arc::new(Shared {
         settings,
         hello_timeout: Duration::from_secs(5),
-        pace: PaceLimits::default(),
+        pace,
         pressure: Pressure::default(),
         authority: None,
         router,
         clock,
-        metrics: metrics.clone(),
-    });
+        metrics,
+        stopping,
+    })
+}
+
+/// What a connection is closed with to which this comes.
+async fn closed_with(
+    shared: &Arc<Shared>,
+    arriving: impl IntoIterator<Item = Option<&'static str>>,
+) -> Option<CloseCode> {
+    let closed_with = Arc::default();
+    let arriving = arriving.into_iter().collect();
+    let transport = Treacherous { arriving, closed_with: Arc::clone(&closed_with) };
     let gate = Gate::new(GateLimits::of(2, 2), Time::ZERO, |_| true);
+    let entered = gate.enter_plain().await.unwrap();
+    run(transport, gate.admit(entered).unwrap(), shared.clone()).await;
+    *closed_with.lock().unwrap()
+}
+
+#[tokio::test]
+async fn a_panic_ends_its_connection_alone_and_is_counted() {
+    let shared = shared(PaceLimits::default());
     for _ in 0..2 {
-        let closed_with = Arc::default();
-        let transport = Treacherous {
-            arriving: VecDeque::from([
-                r#"{"type":"hello","version":1}"#,
-                r#"{"type":"join","id":1,"room":"r"}"#,
-            ]),
-            closed_with: Arc::clone(&closed_with),
-        };
-        let entered = gate.enter_plain().await.unwrap();
-        run(transport, gate.admit(entered).unwrap(), shared.clone()).await;
-        assert_eq!(*closed_with.lock().unwrap(), Some(CloseCode::Internal));
+        let arriving =
+            [Some(r#"{"type":"hello","version":1}"#), Some(r#"{"type":"join","id":1,"room":"r"}"#)];
+        assert_eq!(closed_with(&shared, arriving).await, Some(CloseCode::Internal));
     }
-    let counted = metrics.encode().unwrap();
+    let counted = shared.metrics.encode().unwrap();
     assert!(counted.contains("handover_panics_total 2"), "{counted}");
     // Both sessions live on, and so does the room they are in.
     assert!(counted.contains("handover_sessions 2"), "{counted}");
     assert!(counted.contains("handover_rooms 1"), "{counted}");
-    stopping.cancel();
+    shared.stopping.cancel();
+}
+
+#[tokio::test]
+async fn signs_of_life_without_end_are_too_much() {
+    let slow = Rate { per_s: 10, burst: 20 };
+    let shared = shared(PaceLimits { messages: Some(slow), ..PaceLimits::default() });
+    let hello = Some(r#"{"type":"hello","version":1}"#);
+    for before in [None, hello] {
+        let arriving = std::iter::once(before).chain(std::iter::repeat_n(None, 50_000));
+        assert_eq!(closed_with(&shared, arriving).await, Some(CloseCode::RateLimited));
+    }
+    shared.stopping.cancel();
 }

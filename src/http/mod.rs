@@ -181,6 +181,10 @@ fn answer(
             };
             json(code, &Health { status })
         }
+        "/metrics" if !may_be_read(request.headers(), via, site) => {
+            // A page under a name that was made to point here could read them.
+            text(StatusCode::FORBIDDEN, "ask by address, or list http://HOST in `origins`\n")
+        }
         "/metrics" => {
             // Writing into a string fails only if a metric's own encoding does.
             let content = site.metrics.encode().unwrap_or_default();
@@ -191,6 +195,16 @@ fn answer(
             None => text(StatusCode::NOT_FOUND, "nothing here\n"),
         },
     }
+}
+
+/// Whether a page from the host that was asked for might connect: what it is asked for is then no
+/// name that anybody may have made to point here. Browsers always say what they ask for.
+fn may_be_read(headers: &HeaderMap, via: Via, site: &Site) -> bool {
+    let Some(authority) = only(headers, header::HOST) else { return true };
+    let origin = format!("http://{authority}");
+    let (address, encrypted) = (via.address, via.encrypted);
+    let page = Visitor { origin: Some(&origin), authority: Some(authority), address, encrypted };
+    site.gate.allows(page)
 }
 
 fn open_websocket(

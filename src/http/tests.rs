@@ -44,6 +44,8 @@ impl Attach for Echo {
     }
 
     fn refused(&self, _kind: Kind, _refused: &Refused) {}
+
+    fn panicked(&self, _kind: Kind) {}
 }
 
 #[derive(Default)]

@@ -13,7 +13,7 @@ use std::time::Duration;
 use handover_protocol::limits::POSITION_AFTER;
 use handover_protocol::session::{Op, Slot};
 use handover_protocol::wire::message::LeaveReason;
-use handover_protocol::wire::{LogLane, PerLane, RoomName};
+use handover_protocol::wire::{Json, LogLane, PerLane, RoomName};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
@@ -23,6 +23,7 @@ use super::mailbox::Notice;
 use super::room::LiveRoom;
 use super::seat::Seat;
 use crate::broker::{Author, Heard};
+use crate::telemetry::guarded;
 
 /// Changes of the signal lane applied in one go.
 const BATCH_MAX: usize = 64;
@@ -46,6 +47,8 @@ pub enum Command {
     Detach(Arc<Seat>),
     /// The session has been without a connection for a while. Answered once that is noted.
     Away(Author, oneshot::Sender<()>),
+    /// The member shows this from now on: its token says so.
+    Fix(Author, Json),
     /// Somebody who could be in the room has died.
     Tidy,
     /// The session's membership ends. Answered once it has, with where it ended, if anywhere.
@@ -146,7 +149,11 @@ impl Command {
         match self {
             Command::Request(request) => matches!(request.2, Op::Leave { .. }),
             Command::Remove(..) => true,
-            Command::Attach(_) | Command::Detach(_) | Command::Away(..) | Command::Tidy => false,
+            Command::Attach(_)
+            | Command::Detach(_)
+            | Command::Away(..)
+            | Command::Fix(..)
+            | Command::Tidy => false,
         }
     }
 }
@@ -158,7 +165,11 @@ pub(super) fn start(shared: &Arc<Shared>, name: RoomName) -> RoomHandle {
     let room = LiveRoom::new(shared.clone(), name);
     let desk = Arc::new(Desk(Mutex::new(Some(room))));
     let mailboxes = Mailboxes { signal: from_signal, bulk: from_bulk };
-    shared.tasks.spawn(run(shared.clone(), desk.clone(), mailboxes));
+    let (owned, at_desk) = (shared.clone(), desk.clone());
+    shared.tasks.spawn(async move {
+        let serving = run(owned.clone(), at_desk, mailboxes);
+        guarded(&owned.metrics, "a room", serving).await;
+    });
     RoomHandle { signal, bulk, desk }
 }
 
@@ -171,7 +182,7 @@ async fn run(shared: Arc<Shared>, desk: Arc<Desk>, mut mailboxes: Mailboxes) {
             () = shared.stopping.cancelled() => break,
             work = poll_fn(|cx| desk.poll_work(cx, &mut mailboxes)) => {
                 let Some((mut room, heard, batch)) = work else { break };
-                let asking = Asking::of(&batch, &shared);
+                let asking = Asking::of(&batch);
                 room.handle(heard, batch).await;
                 drop(asking);
                 desk.put_back(room);
@@ -193,18 +204,17 @@ async fn run(shared: Arc<Shared>, desk: Arc<Desk>, mut mailboxes: Mailboxes) {
 }
 
 /// Those whose commands are being served. They would wait for ever if that came to nothing.
-struct Asking<'a>(Vec<Arc<Seat>>, &'a Shared);
+struct Asking(Vec<Arc<Seat>>);
 
-impl<'a> Asking<'a> {
-    fn of(batch: &[Command], shared: &'a Shared) -> Self {
-        Asking(batch.iter().filter_map(Command::asker).cloned().collect(), shared)
+impl Asking {
+    fn of(batch: &[Command]) -> Self {
+        Asking(batch.iter().filter_map(Command::asker).cloned().collect())
     }
 }
 
-impl Drop for Asking<'_> {
+impl Drop for Asking {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.1.metrics.panicked();
             self.0.iter().for_each(|seat| seat.mailbox.notify(Notice::RoomLost));
         }
     }

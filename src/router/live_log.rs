@@ -1,7 +1,7 @@
 //! This node's copy of a room's logs, written by whoever serves the room and read by its members.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use handover_protocol::limits::Retention;
 use handover_protocol::room::entry::Entry;
@@ -10,6 +10,7 @@ use handover_protocol::session::RoomLog;
 use handover_protocol::time::Time;
 use handover_protocol::wire::message::Positions;
 use handover_protocol::wire::{Epoch, LogLane, PerLane};
+use prometheus_client::metrics::gauge::Gauge;
 
 use crate::broker::RoomState;
 
@@ -19,6 +20,8 @@ pub struct LiveLog {
     epoch: Epoch,
     /// Written by whoever serves the room, held for one entry at a time.
     logs: RwLock<PerLane<Log>>,
+    /// What all logs of this node hold, these included for as long as they are.
+    held: Gauge,
     /// The room has begun another life.
     over: AtomicBool,
 }
@@ -27,42 +30,63 @@ pub struct LiveLog {
 pub type SharedLog = Arc<LiveLog>;
 
 impl LiveLog {
-    /// Starts from what the broker holds.
-    pub fn new(state: RoomState) -> Self {
+    /// Starts from what the broker holds. Its bytes are part of `held`.
+    pub fn new(state: RoomState, held: Gauge) -> Self {
         let mut logs = PerLane::<Log>::default();
         let RoomState { positions, entries } = state;
         for (lane, entries) in [(LogLane::Signal, entries.signal), (LogLane::Bulk, entries.bulk)] {
             logs[lane] = Log::starting_after(positions.on(lane).offset - entries.len() as u64);
             entries.into_iter().for_each(|entry| logs[lane].append(entry));
         }
-        LiveLog { epoch: positions.epoch, logs: RwLock::new(logs), over: AtomicBool::new(false) }
+        held.inc_by(bytes(&logs));
+        let (logs, over) = (RwLock::new(logs), AtomicBool::new(false));
+        LiveLog { epoch: positions.epoch, logs, held, over }
+    }
+
+    fn logs(&self) -> RwLockReadGuard<'_, PerLane<Log>> {
+        self.logs.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every change goes through here, so that what is held is counted to the byte.
+    fn change<T>(&self, change: impl FnOnce(&mut PerLane<Log>) -> T) -> T {
+        let mut logs = self.logs.write().unwrap_or_else(PoisonError::into_inner);
+        let before = bytes(&logs);
+        let changed = change(&mut logs);
+        self.held.inc_by(bytes(&logs) - before);
+        changed
+    }
+
+    /// What it holds, on both lanes.
+    pub fn bytes(&self) -> usize {
+        let logs = self.logs();
+        logs.signal.bytes() + logs.bulk.bytes()
     }
 
     /// Adds the next entry of its lane. Says what was let go for it.
     pub fn append(&self, entry: Arc<Entry>, keep: &Retention) -> Trimmed {
-        let mut logs = self.logs.write().unwrap_or_else(PoisonError::into_inner);
-        let log = &mut logs[entry.lane];
-        let now = entry.at;
-        log.append(entry);
-        log.trim(now, keep)
+        self.change(|logs| {
+            let log = &mut logs[entry.lane];
+            let now = entry.at;
+            log.append(entry);
+            log.trim(now, keep)
+        })
     }
 
     /// The last offset on a lane.
     pub fn last(&self, lane: LogLane) -> u64 {
-        self.logs.read().unwrap_or_else(PoisonError::into_inner)[lane].last()
+        self.logs()[lane].last()
     }
 
     /// Where it stands.
     pub fn positions(&self) -> Positions {
-        let logs = self.logs.read().unwrap_or_else(PoisonError::into_inner);
+        let logs = self.logs();
         let (signal, bulk) = (logs.signal.last(), logs.bulk.last());
         Positions { epoch: self.epoch, signal, bulk }
     }
 
     /// Gives up a lane's entries up to `offset`: what follows them is not to be had any more.
     pub fn skip_to(&self, lane: LogLane, offset: u64) {
-        let mut logs = self.logs.write().unwrap_or_else(PoisonError::into_inner);
-        logs[lane] = Log::starting_after(offset);
+        self.change(|logs| logs[lane] = Log::starting_after(offset));
     }
 
     /// Nothing will be added any more: who has read it to its end learns that the room has begun
@@ -73,11 +97,20 @@ impl LiveLog {
 
     /// Lets go of what `keep` does not cover.
     pub fn trim(&self, now: Time, keep: &PerLane<Retention>) -> Trimmed {
-        let mut logs = self.logs.write().unwrap_or_else(PoisonError::into_inner);
-        let signal = logs.signal.trim(now, &keep.signal);
-        let bulk = logs.bulk.trim(now, &keep.bulk);
+        let (signal, bulk) = self
+            .change(|logs| (logs.signal.trim(now, &keep.signal), logs.bulk.trim(now, &keep.bulk)));
         Trimmed { aged: signal.aged + bulk.aged, forced: signal.forced + bulk.forced }
     }
+}
+
+impl Drop for LiveLog {
+    fn drop(&mut self) {
+        self.held.dec_by(bytes(&self.logs()));
+    }
+}
+
+fn bytes(logs: &PerLane<Log>) -> i64 {
+    i64::try_from(logs.signal.bytes() + logs.bulk.bytes()).unwrap_or(i64::MAX)
 }
 
 impl RoomLog for LiveLog {
@@ -88,7 +121,7 @@ impl RoomLog for LiveLog {
     fn read(&self, lane: LogLane, after: u64) -> Read {
         // Looked at first: nothing is added once it is set.
         let is_over = self.over.load(Ordering::Acquire);
-        let logs = self.logs.read().unwrap_or_else(PoisonError::into_inner);
+        let logs = self.logs();
         match logs[lane].read(after) {
             Read::Current if is_over => Read::Over,
             read => read,

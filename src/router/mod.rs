@@ -19,7 +19,7 @@ use std::time::Duration;
 use handover_protocol::room::presence::{Due, Presence};
 use handover_protocol::room::{Refusal, RoomLimits};
 use handover_protocol::session::Slot;
-use handover_protocol::session::grant::{Admission, LAPSED, OTHER_USER, Pass, Right};
+use handover_protocol::session::grant::{Admission, Grant, LAPSED, OTHER_USER, Pass, Right};
 use handover_protocol::session::server::{Opened, OpenedRoom};
 use handover_protocol::wire::message::{Hello, LeaveReason, Resume};
 use handover_protocol::wire::{ErrorCode, LogLane, PerLane, RoomName, SessionId};
@@ -27,14 +27,14 @@ use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::{Author, Broker, ResumeError, SecretHash, SessionRecord, Unavailable};
+use crate::broker::{AtHand, Author, Broker, ResumeError, SecretHash, SessionRecord, Unavailable};
 use crate::clock::Clock;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, restarted};
 use handle::{Attach, Attached, Command, RoomHandle};
 use identifiers::Identifiers;
 use live_log::SharedLog;
 use mailbox::{Mailbox, Notice};
-use quota::{Bounds, Quota, SharedPace};
+use quota::{Bounds, LogBudget, Quota, SharedPace};
 use seat::{Kept, Seat};
 
 /// What the router's tasks share.
@@ -45,6 +45,7 @@ pub struct Shared {
     metrics: Arc<Metrics>,
     identifiers: Identifiers,
     room_limits: RoomLimits,
+    log_budget: LogBudget,
     tasks: TaskTracker,
     stopping: CancellationToken,
     rooms: Mutex<HashMap<RoomName, RoomHandle>>,
@@ -92,6 +93,10 @@ impl Whereabouts {
     }
 }
 
+/// Rooms that are only remembered, for as many as one that is there. They take less than a
+/// thirtieth of it.
+const DORMANT_PER_ROOM: usize = 16;
+
 /// The shared room router.
 #[derive(Clone, Debug)]
 pub struct Router(Arc<Shared>);
@@ -117,6 +122,7 @@ impl Router {
             metrics,
             identifiers: Identifiers::default(),
             room_limits,
+            log_budget: LogBudget::default(),
             tasks,
             stopping,
             rooms: Mutex::default(),
@@ -129,22 +135,32 @@ impl Router {
             agenda_changed: Notify::new(),
         });
         let router = Router(shared);
-        router.0.tasks.spawn(router.clone().watch_presence());
-        router.0.tasks.spawn(router.clone().keep_sessions());
-        router.0.tasks.spawn(router.clone().say_alive());
+        router.look_after("presence", Router::watch_presence);
+        router.look_after("sessions", Router::keep_sessions);
+        router.look_after("other nodes", Router::say_alive);
         router
+    }
+
+    fn look_after<F>(&self, what: &'static str, task: impl Fn(Router) -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (router, metrics) = (self.clone(), self.0.metrics.clone());
+        self.0.tasks.spawn(restarted(metrics, what, move || task(router.clone())));
     }
 
     /// Bounds what is kept from now on.
     pub fn bound(&self, bounds: Bounds) {
+        self.0.log_budget.set(bounds.log_bytes);
         self.0.sessions().quota.bounds = bounds;
     }
 
     /// Whether the room is here, or there is a place for one more.
     pub fn has_place_for(&self, room: &RoomName) -> bool {
         let most = self.0.sessions().quota.bounds.rooms;
+        let dormant = self.0.broker.at_hand().map_or(0, AtHand::dormant);
         let rooms = self.0.rooms();
-        rooms.len() < most || rooms.contains_key(room)
+        rooms.len() + dormant / DORMANT_PER_ROOM < most || rooms.contains_key(room)
     }
 
     /// How fast a session has been; `fresh` if it is new here.
@@ -285,6 +301,8 @@ impl Router {
             self.lost(&seat, rooms).await;
             return Err(UNAVAILABLE);
         }
+        let rooms = handles.iter().map(|(_, name, handle)| (name, handle));
+        fix(author, &admission.grant, rooms).await;
         let opened = Opened { session, secret, peer, user, pass, resumed: Some(opened) };
         Ok((seat, opened, handles))
     }
@@ -295,8 +313,13 @@ impl Router {
         admission.pass(clock.now(), clock.unix_now().as_secs())
     }
 
-    /// Has a session go on under a newer admission of the same user.
-    pub async fn readmit(&self, seat: &Seat, admission: Admission) -> Result<Pass, Refusal> {
+    /// Has a session that is in `rooms` go on under a newer admission of the same user.
+    pub async fn readmit(
+        &self,
+        seat: &Seat,
+        admission: Admission,
+        rooms: &[(RoomName, RoomHandle)],
+    ) -> Result<Pass, Refusal> {
         if admission.user != seat.user {
             return Err(OTHER_USER);
         }
@@ -305,6 +328,8 @@ impl Router {
         let readmitted = self.0.broker.readmit(seat.author, admission.clone()).await;
         readmitted.map_err(|_| UNAVAILABLE)?;
         seat.kept.iter().for_each(|kept| kept.readmit(admission.clone()));
+        let rooms = rooms.iter().map(|(name, handle)| (name, handle));
+        fix(seat.author, &admission.grant, rooms).await;
         Ok(pass)
     }
 
@@ -411,6 +436,21 @@ impl Router {
             {
                 seat.mailbox.notify(notice);
             }
+        }
+    }
+}
+
+/// Has a member show in these rooms what its token fixes there.
+async fn fix<'a>(
+    author: Author,
+    grant: &Grant,
+    rooms: impl Iterator<Item = (&'a RoomName, &'a RoomHandle)>,
+) {
+    for (name, handle) in rooms {
+        if let Some(metadata) = grant.metadata(name) {
+            // A room that has ended has nobody who would see it.
+            let fixed = Command::Fix(author, metadata.clone());
+            let _ = handle.sender(LogLane::Signal).send(fixed).await;
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a gateway keeps for its sessions is bounded here, and how fast each of them goes.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use handover_protocol::pace::Pace;
@@ -15,12 +16,47 @@ pub struct Bounds {
     pub sessions_away: usize,
     /// Rooms, those included that were left a moment ago.
     pub rooms: usize,
+    /// Bytes that the logs of all rooms hold, from which on each room has a share.
+    pub log_bytes: usize,
 }
 
 impl Default for Bounds {
     /// No bounds.
     fn default() -> Self {
-        Bounds { sessions_per_user: usize::MAX, sessions_away: usize::MAX, rooms: usize::MAX }
+        Bounds {
+            sessions_per_user: usize::MAX,
+            sessions_away: usize::MAX,
+            rooms: usize::MAX,
+            log_bytes: usize::MAX,
+        }
+    }
+}
+
+/// A room may hold this much even where an equal share would be less: what a call needs.
+const LOG_SHARE_MIN: usize = 256 * 1024;
+
+/// How much the logs of all rooms may hold. Looked at for each send, so it has no lock.
+#[derive(Debug)]
+pub(super) struct LogBudget(AtomicUsize);
+
+impl LogBudget {
+    pub(super) fn set(&self, bytes: usize) {
+        self.0.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether a room may add to its log, where all logs come to hold `held` bytes. Beyond the
+    /// budget those may that hold less than their share of it, and beyond twice the budget nobody.
+    pub(super) fn has_place(&self, held: usize, rooms: usize, of_room: impl Fn() -> usize) -> bool {
+        let budget = self.0.load(Ordering::Relaxed);
+        held <= budget
+            || held / 2 <= budget && of_room() <= (budget / rooms.max(1)).max(LOG_SHARE_MIN)
+    }
+}
+
+impl Default for LogBudget {
+    /// No bound.
+    fn default() -> Self {
+        LogBudget(AtomicUsize::new(usize::MAX))
     }
 }
 
@@ -96,6 +132,23 @@ mod tests {
             quota.remove(id(session));
         }
         assert!(quota.of_user.is_empty() && quota.users.is_empty());
+    }
+
+    #[test]
+    fn logs_beyond_the_budget_have_their_share_and_nobody_has_more_than_twice_the_budget() {
+        const MIB: usize = 1 << 20;
+        let budget = LogBudget::default();
+        assert!(budget.has_place(usize::MAX, 1, || usize::MAX), "no bound");
+        budget.set(64 * MIB);
+        let has_place = |held, rooms, of_room| budget.has_place(held, rooms, || of_room);
+        assert!(has_place(64 * MIB, 1_000, 12 * MIB), "there is a place for all");
+        assert!(!has_place(64 * MIB + 1, 32, 2 * MIB + 1));
+        assert!(has_place(64 * MIB + 1, 32, 2 * MIB));
+        assert!(has_place(64 * MIB + 1, 100_000, 256 * 1024), "small rooms go on");
+        assert!(!has_place(64 * MIB + 1, 100_000, 256 * 1024 + 1));
+        assert!(has_place(128 * MIB, 100_000, 600));
+        assert!(!has_place(128 * MIB + 2, 100_000, 600));
+        assert!(has_place(64 * MIB + 1, 0, 64 * MIB), "no rooms, no division");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! the members that have something to read. It never waits for a member.
 
 mod following;
+mod share;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,7 +23,8 @@ use super::handle::{Attach, Attached, Command};
 use super::live_log::{LiveLog, SharedLog};
 use super::mailbox::Notice;
 use super::seat::Seat;
-use crate::broker::{Change, Done, Heard, News, RoomOp, Unavailable};
+use crate::broker::{Author, Change, Done, Heard, News, RoomOp, Unavailable};
+use share::Pending;
 
 /// Every this many entries of directed traffic, those it is not for move on as well.
 const STRIDE: u64 = 32;
@@ -33,6 +35,7 @@ enum Then {
     Attach(Box<Attach>),
     Marked(Option<oneshot::Sender<()>>),
     Removed(PeerId, Option<oneshot::Sender<Option<PerLane<u64>>>>),
+    Fixed(Author, Json),
 }
 
 /// What an answer needs to know of its request.
@@ -58,9 +61,10 @@ struct Marks {
 struct Seated {
     seat: Arc<Seat>,
     slot: Slot,
-    /// What it shows of itself, and the highest `seq` applied for it: for the room's next life,
-    /// should this one be lost. Kept up to date where the room is followed.
+    /// What it shows of itself,
     metadata: Option<Json>,
+    /// and the highest `seq` applied for it: for the room's next life, should this one be lost.
+    /// Kept up to date where the room is followed.
     seq: PerLane<u64>,
 }
 
@@ -84,6 +88,8 @@ pub(super) struct LiveRoom {
     unhomed: bool,
     /// Snapshots that could not be had.
     owed: Vec<(Arc<Seat>, Slot, ResetReason)>,
+    /// What members have to show by their tokens, and may not show yet.
+    unfixed: Vec<(Author, Json)>,
     marks: PerLane<Marks>,
     /// Whether entries were appended that not every member was marked for.
     left_behind: PerLane<bool>,
@@ -105,6 +111,7 @@ impl LiveRoom {
             strangers: Vec::new(),
             unhomed: false,
             owed: Vec::new(),
+            unfixed: Vec::new(),
             marks: PerLane::default(),
             left_behind: PerLane::default(),
             dismissed: false,
@@ -124,7 +131,12 @@ impl LiveRoom {
         };
         let (seat, slot, op) = *request;
         let author = seat.author;
+        let has_place = self.has_place_for(&log, &op, &mut Pending::default());
         let (change, asked) = split(&seat, op);
+        if !has_place {
+            self.finish(&log, Err(share::LOGS_FULL), Then::Answer(seat, slot, asked));
+            return Ok(());
+        }
         let now = self.shared.clock.now();
         let result = broker.apply_one(now, &self.name, RoomOp { author, change });
         self.finish(&log, result, Then::Answer(seat, slot, asked));
@@ -135,7 +147,7 @@ impl LiveRoom {
     /// Serves what has gathered.
     pub(super) async fn handle(&mut self, heard: Vec<Heard>, batch: Vec<Command>) {
         self.hear(heard).await;
-        if batch.is_empty() && self.owed.is_empty() {
+        if batch.is_empty() && self.owed.is_empty() && self.unfixed.is_empty() {
             return self.settle_doubts(false).await;
         }
         let log = match self.load().await {
@@ -144,8 +156,11 @@ impl LiveRoom {
         };
         let mut ops = Vec::with_capacity(batch.len());
         let mut then = Vec::with_capacity(batch.len());
+        let (mut unplaced, mut pending) = (Vec::new(), Pending::default());
         let mut gone = Vec::new();
         let mut tidy = false;
+        let unfixed = std::mem::take(&mut self.unfixed).into_iter();
+        let batch = unfixed.map(|(author, shown)| Command::Fix(author, shown)).chain(batch);
         for (seat, slot, reason) in std::mem::take(&mut self.owed) {
             ops.push(RoomOp { author: seat.author, change: Change::Snapshot });
             then.push(Then::Answer(seat, slot, Asked::Snapshot { reason }));
@@ -155,9 +170,15 @@ impl LiveRoom {
                 Command::Request(request) => {
                     let (seat, slot, op) = *request;
                     let author = seat.author;
+                    let has_place = self.has_place_for(&log, &op, &mut pending);
                     let (change, asked) = split(&seat, op);
-                    ops.push(RoomOp { author, change });
-                    then.push(Then::Answer(seat, slot, asked));
+                    let answer = Then::Answer(seat, slot, asked);
+                    if has_place {
+                        ops.push(RoomOp { author, change });
+                        then.push(answer);
+                    } else {
+                        unplaced.push(answer);
+                    }
                 }
                 Command::Attach(attach) => {
                     let author = attach.seat.author;
@@ -173,6 +194,12 @@ impl LiveRoom {
                 Command::Remove(author, reason, done) => {
                     ops.push(RoomOp { author, change: Change::Leave(reason) });
                     then.push(Then::Removed(author.peer, done));
+                }
+                Command::Fix(author, metadata) => {
+                    if !self.shows(author.peer, &metadata) {
+                        ops.push(RoomOp { author, change: Change::Update(metadata.clone()) });
+                        then.push(Then::Fixed(author, metadata));
+                    }
                 }
                 Command::Detach(seat) => gone.push(seat),
                 Command::Tidy => tidy = true,
@@ -191,6 +218,8 @@ impl LiveRoom {
                 then.into_iter().for_each(|then| self.finish(&log, Err(UNAVAILABLE), then));
             }
         }
+        // Behind what was taken before them.
+        unplaced.into_iter().for_each(|then| self.finish(&log, Err(share::LOGS_FULL), then));
         self.mark();
         // Last, for a seat may have been taken in this very batch.
         gone.iter().for_each(|seat| self.detach(seat));
@@ -216,7 +245,7 @@ impl LiveRoom {
             self.shared.identifiers.epoch().map_err(|error| Unavailable(error.to_string()))?;
         let now = self.shared.clock.now();
         let state = self.shared.broker.load(now, &self.name, fresh).await?;
-        Ok(Arc::new(LiveLog::new(state)))
+        Ok(Arc::new(LiveLog::new(state, self.shared.metrics.log_bytes.clone())))
     }
 
     fn finish(&mut self, log: &SharedLog, result: Result<Done, Refusal>, then: Then) {
@@ -242,6 +271,16 @@ impl LiveRoom {
                 };
                 let _ = done.map(|done| done.send(at));
             }
+            Then::Fixed(author, metadata) => match result {
+                Ok(Done::Updated(entry)) => {
+                    self.take_in(log, entry);
+                }
+                Err(Refusal { code: ErrorCode::Unavailable, .. }) => {
+                    self.owe_fixed(author, metadata);
+                }
+                // It has left, or a newer connection sees to it.
+                Ok(_) | Err(_) => {}
+            },
             Then::Attach(attach) => {
                 let Attach { seat, slot, attached } = *attach;
                 let answer = match result {
@@ -338,7 +377,8 @@ impl LiveRoom {
     }
 
     fn append(&mut self, log: &SharedLog, entry: Arc<Entry>) {
-        if self.news.is_some() {
+        // What a member shows is wanted wherever the room is kept.
+        if self.news.is_some() || matches!(entry.event, Event::Updated { .. }) {
             self.remember(&entry);
         }
         let marks = &mut self.marks[entry.lane];
@@ -354,6 +394,17 @@ impl LiveRoom {
         if trimmed != Trimmed::default() {
             self.shared.metrics.trimmed(&trimmed);
         }
+    }
+
+    /// Has a member show this before long.
+    fn owe_fixed(&mut self, author: Author, metadata: Json) {
+        self.unfixed.retain(|(other, _)| other.peer != author.peer);
+        self.unfixed.push((author, metadata));
+    }
+
+    /// Whether a member here shows exactly this.
+    fn shows(&self, peer: PeerId, metadata: &Json) -> bool {
+        self.seats.get(&peer).is_some_and(|seated| seated.metadata.as_ref() == Some(metadata))
     }
 
     /// Tells the members' connections that there is something to read.
@@ -449,10 +500,16 @@ impl LiveRoom {
     fn refuse_all(&mut self, batch: Vec<Command>, unavailable: &Unavailable) {
         tracing::debug!(room = %self.name, error = %unavailable, "room not loaded");
         for command in batch {
-            if let Command::Request(request) = command {
-                let (seat, slot, op) = *request;
-                let outcome = Outcome::Refused { about: op.about(), refusal: UNAVAILABLE, at: 0 };
-                seat.mailbox.notify(Notice::Reply(Reply { slot, outcome }));
+            match command {
+                Command::Request(request) => {
+                    let (seat, slot, op) = *request;
+                    let (about, refusal) = (op.about(), UNAVAILABLE);
+                    let outcome = Outcome::Refused { about, refusal, at: 0 };
+                    seat.mailbox.notify(Notice::Reply(Reply { slot, outcome }));
+                }
+                Command::Fix(author, metadata) => self.owe_fixed(author, metadata),
+                // Asked for again by those who need an answer.
+                _ => {}
             }
         }
     }

@@ -1,11 +1,12 @@
 //! Rooms and sessions on a broker in memory. The runtime has one thread, so what is put into a
 //! room's mailboxes without waiting reaches it in one batch.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use handover_protocol::limits::Retention;
-use handover_protocol::session::{Op, Outcome};
+use handover_protocol::room::Snapshot;
+use handover_protocol::session::{Op, Outcome, Reply};
 use handover_protocol::time::Time;
 use handover_protocol::wire::message::{Positions, Send};
 use handover_protocol::wire::{Codec, Epoch, Json, Secret, UserId};
@@ -29,9 +30,16 @@ struct Faulty {
     sound: MemoryBroker,
     fails: Arc<AtomicBool>,
     at_hand: bool,
+    /// How often it was told that the node lives. The first time is one too many.
+    beats: Arc<AtomicUsize>,
 }
 
 impl Faulty {
+    fn new(limits: RoomLimits, fails: &Arc<AtomicBool>, at_hand: bool) -> Self {
+        let (sound, fails) = (MemoryBroker::new(limits), fails.clone());
+        Faulty { sound, fails, at_hand, beats: Arc::new(AtomicUsize::new(1)) }
+    }
+
     fn fail(&self) {
         assert!(!self.fails.swap(false, Ordering::SeqCst), "a fault on purpose");
     }
@@ -63,6 +71,11 @@ impl Broker for Faulty {
 
     async fn end(&self, session: SessionId) -> Result<(), Unavailable> {
         self.sound.end(session).await
+    }
+
+    async fn beat(&self) -> Result<bool, Unavailable> {
+        assert!(self.beats.fetch_add(1, Ordering::SeqCst) > 0, "a fault on purpose");
+        Ok(false)
     }
 
     async fn load(&self, now: Time, room: &RoomName, e: Epoch) -> Result<RoomState, Unavailable> {
@@ -111,6 +124,10 @@ impl AtHand for Faulty {
         self.fail();
         self.sound.apply_one(now, room, op)
     }
+
+    fn dormant(&self) -> usize {
+        self.sound.dormant()
+    }
 }
 
 fn router() -> Router {
@@ -147,9 +164,13 @@ async fn told(seat: &Seat) -> Notice {
 
 impl Member {
     async fn join(router: &Router) -> Member {
+        Member::join_room(router, "r").await
+    }
+
+    async fn join_room(router: &Router, room: &str) -> Member {
         let (seat, opened, _) =
             router.open(hello(None), Some(Admission::anonymous()), mailbox()).await.unwrap();
-        let room = RoomName::parse("r").unwrap();
+        let room = RoomName::parse(room).unwrap();
         let handle = router.room(&room);
         let member = Member { seat, secret: opened.secret, room, handle };
         member.ask(Op::Join { id: 1, metadata: None });
@@ -301,9 +322,7 @@ async fn a_user_has_so_many_sessions_and_a_place_again_when_one_ends() {
 /// The members of a room that is lost to a fault are sent to come back, and meet in a new one.
 async fn a_fault_costs_nobody_the_room(at_hand: bool) {
     let fails = Arc::new(AtomicBool::new(false));
-    let broker =
-        |limits| Faulty { sound: MemoryBroker::new(limits), fails: fails.clone(), at_hand };
-    let router = router_on(broker);
+    let router = router_on(|limits| Faulty::new(limits, &fails, at_hand));
     let (ann, bob) = (Member::join(&router).await, Member::join(&router).await);
     fails.store(true, Ordering::SeqCst);
     let ask = |member: &Member, op| {
@@ -366,9 +385,7 @@ async fn who_resumes_into_a_session_that_ends_meanwhile_is_told_and_leaves_nothi
 #[tokio::test]
 async fn a_fault_leaves_nobody_waiting_in_a_mailbox() {
     let fails = Arc::new(AtomicBool::new(false));
-    let broker =
-        |limits| Faulty { sound: MemoryBroker::new(limits), fails: fails.clone(), at_hand: false };
-    let router = router_on(broker);
+    let router = router_on(|limits| Faulty::new(limits, &fails, false));
     let ann = Member::join(&router).await;
     fails.store(true, Ordering::SeqCst);
     // More than one batch, from somebody whom the room does not know yet.
@@ -381,4 +398,142 @@ async fn a_fault_leaves_nobody_waiting_in_a_mailbox() {
     let ask = Command::Request(Box::new((stranger.clone(), SLOT, join)));
     ann.handle.sender(LogLane::Signal).try_send(ask).unwrap();
     assert!(matches!(soon(told(&stranger)).await, Notice::RoomLost));
+}
+
+fn body(bytes: usize) -> Json {
+    Json::parse(format!("\"{}\"", "x".repeat(bytes - 2)).as_bytes()).unwrap()
+}
+
+impl Member {
+    /// What is told of a send that the room serves at once; nothing if it was taken.
+    fn send_now(&self, seq: u64, bytes: usize) -> Option<ErrorCode> {
+        let (room, body) = (self.room.clone(), body(bytes));
+        let op = Op::Send(Send { room, lane: LogLane::Bulk, seq, to: None, body });
+        let ask = Command::Request(Box::new((self.seat.clone(), SLOT, op)));
+        self.handle.ask(LogLane::Bulk, ask).unwrap();
+        match self.seat.mailbox.take_notice() {
+            Some(Notice::Reply(Reply { outcome: Outcome::Refused { refusal, .. }, .. })) => {
+                Some(refusal.code)
+            }
+            None => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn members(&self) -> Snapshot {
+        self.ask(Op::Members { id: 9 });
+        match soon(self.outcome()).await {
+            Outcome::Members { snapshot, .. } => snapshot,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Who fills its rooms takes nobody else's place, and all of it is counted.
+#[tokio::test]
+async fn logs_have_a_budget_and_beyond_it_a_room_has_its_share() {
+    const KIB: usize = 1024;
+    let router = router();
+    router.bound(Bounds { log_bytes: 400 * KIB, ..Bounds::default() });
+    let (ann, bob) =
+        (Member::join_room(&router, "full").await, Member::join_room(&router, "small").await);
+    let held = || usize::try_from(router.0.metrics.log_bytes.get()).unwrap();
+    let taken = (1..).take_while(|seq| ann.send_now(*seq, 20 * KIB).is_none()).count();
+    assert_eq!(taken, 19, "so many find a place");
+    assert!((380 * KIB..400 * KIB).contains(&held()), "{}", held());
+    assert_eq!(ann.send_now(20, 20 * KIB), Some(ErrorCode::RateLimited));
+    assert_eq!((1..=10).find_map(|seq| bob.send_now(seq, 20 * KIB)), None, "a small room goes on");
+    // What waits for the room is served alike, in its order.
+    for seq in 20..30 {
+        let (room, body) = (ann.room.clone(), body(20 * KIB));
+        ann.ask(Op::Send(Send { room, lane: LogLane::Bulk, seq, to: None, body }));
+    }
+    for _ in 20..30 {
+        let Outcome::Refused { refusal, .. } = soon(ann.outcome()).await else { panic!("taken") };
+        assert_eq!(refusal.code, ErrorCode::RateLimited);
+    }
+    ann.ask(Op::Update { id: 3, metadata: body(4 * KIB) });
+    let Outcome::Refused { refusal, .. } = soon(ann.outcome()).await else { panic!("taken") };
+    assert_eq!(refusal.code, ErrorCode::RateLimited);
+    // Its members may still come and go.
+    ann.ask(Op::Leave { id: 4 });
+    assert!(matches!(soon(ann.outcome()).await, Outcome::Left { .. }));
+    // With more rooms, up to twice the budget.
+    let mut taken = 0;
+    for n in 0..4 {
+        let member = Member::join_room(&router, &format!("more {n}")).await;
+        taken += (1..=10).take_while(|seq| member.send_now(*seq, 20 * KIB).is_none()).count();
+    }
+    assert!(taken < 40 && held() <= 800 * KIB, "{taken}, {}", held());
+    assert!(held() > 750 * KIB, "{}", held());
+    assert_eq!(bob.send_now(11, 20 * KIB), Some(ErrorCode::RateLimited), "nobody has more");
+    let of_rooms = async |router: &Router| {
+        let names: Vec<RoomName> = router.0.rooms().keys().cloned().collect();
+        let mut bytes = 0;
+        for name in names {
+            let now = router.0.clock.now();
+            let epoch = router.0.identifiers.epoch().unwrap();
+            let state = router.0.broker.load(now, &name, epoch).await.unwrap();
+            let entries = state.entries.signal.iter().chain(&state.entries.bulk);
+            bytes += entries.map(|entry| entry.bytes()).sum::<usize>();
+        }
+        bytes
+    };
+    assert_eq!(held(), of_rooms(&router).await, "to the byte");
+}
+
+fn fixing(role: &str) -> Admission {
+    let shown = format!("{{\"role\":\"{role}\"}}");
+    let mut grant = Grant::everything();
+    grant.rooms[0].metadata = Some(Json::parse(shown.as_bytes()).unwrap());
+    Admission { grant: Arc::new(grant), ..Admission::anonymous() }
+}
+
+/// What a newer token says of a member is what the others see, without it doing anything.
+#[tokio::test]
+async fn what_a_newer_token_fixes_is_shown_in_the_rooms_one_is_in() {
+    let router = router();
+    let (ann, bob) = (Member::join(&router).await, Member::join(&router).await);
+    let shown = |snapshot: &Snapshot| {
+        let ann = snapshot.members.iter().find(|member| member.peer == ann.seat.author.peer);
+        ann.unwrap().metadata.as_str().to_owned()
+    };
+    assert_eq!(shown(&bob.members().await), "{}");
+    let rooms = [(ann.room.clone(), ann.handle.clone())];
+    for (role, at) in [("guest", 3), ("guest", 3), ("host", 4)] {
+        router.readmit(&ann.seat, fixing(role), &rooms).await.unwrap();
+        let seen = bob.members().await;
+        assert_eq!(shown(&seen), format!("{{\"role\":\"{role}\"}}"));
+        assert_eq!(seen.positions.signal, at, "told once");
+    }
+    // On the way back as well; and one that fixes nothing changes nothing.
+    let mut at = 4;
+    for (admission, role, told) in [
+        (fixing("guest"), "guest", 1),
+        (fixing("guest"), "guest", 0),
+        (Admission::anonymous(), "guest", 0),
+    ] {
+        let (session, secret) = (ann.seat.author.session, ann.secret.clone());
+        let resume = Resume { session, secret, rooms: Default::default() };
+        router.open(hello(Some(resume)), Some(admission), mailbox()).await.unwrap();
+        let seen = bob.members().await;
+        at += told;
+        assert_eq!((shown(&seen), seen.positions.signal), (format!("{{\"role\":\"{role}\"}}"), at));
+    }
+}
+
+/// What the router sees to by itself goes on after a fault.
+#[tokio::test]
+async fn a_fault_does_not_end_what_looks_after_the_node() {
+    let fails = Arc::default();
+    let beats = Arc::new(AtomicUsize::new(0));
+    let router =
+        router_on(|limits| Faulty { beats: beats.clone(), ..Faulty::new(limits, &fails, false) });
+    soon(async {
+        while beats.load(Ordering::SeqCst) < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    assert!(router.0.metrics.encode().unwrap().contains("handover_panics_total 1"));
 }

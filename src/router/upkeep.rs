@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::handle::{Command, RoomHandle};
 use super::{Router, Whereabouts};
 use crate::broker::{Author, BEAT_EVERY, KEEP_EVERY, Unavailable};
+use crate::telemetry::guarded;
 
 /// How often a room is asked for what cannot be left undone, and how far apart: longer together
 /// than a store takes to fail over.
@@ -57,13 +58,15 @@ impl Router {
             tokio::select! {
                 () = self.0.stopping.cancelled() => return,
                 () = self.0.agenda_changed.notified() => {}
-                Some(()) = under_way.next() => {}
+                Some(_) = under_way.next() => {}
                 () = timeout => {}
             }
             while under_way.len() < UNDER_WAY_MAX {
                 let now = self.0.clock.now();
                 let Some((due, author, rooms)) = self.0.sessions().poll_due(now) else { break };
-                under_way.push(self.see_to(due, author, rooms));
+                // Not lost with another that fails.
+                let seen_to = self.see_to(due, author, rooms);
+                under_way.push(guarded(&self.0.metrics, "an absent session", seen_to));
             }
         }
     }

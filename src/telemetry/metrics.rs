@@ -70,6 +70,8 @@ pub struct Metrics {
     pub sessions: Gauge,
     /// Rooms alive on this node.
     pub rooms: Gauge,
+    /// Bytes of all rooms' logs on this node, as the logs count them.
+    pub log_bytes: Gauge,
     webtransport: TransportMetrics,
     websocket: TransportMetrics,
     connection_ends: Family<Ending, Counter>,
@@ -106,6 +108,9 @@ impl Default for Metrics {
         registry.register("sessions", "Sessions alive, connected or not", sessions.clone());
         let rooms = Gauge::default();
         registry.register("rooms", "Rooms alive on this node", rooms.clone());
+        let log_bytes = Gauge::default();
+        let held = "What the logs of all rooms hold on this node";
+        registry.register_with_unit("log", held, Unit::Bytes, log_bytes.clone());
 
         let (webtransport, websocket) = transports(&mut registry);
         let connection_ends = Family::default();
@@ -189,7 +194,7 @@ impl Default for Metrics {
         registry.register("jwks_fetches", "Fetches of the JWKS", jwks_fetches.clone());
 
         let panics = Counter::default();
-        registry.register("panics", "Connections ended by a fault of ours", panics.clone());
+        registry.register("panics", "Tasks ended by a fault of ours", panics.clone());
 
         let certificate_expires = Gauge::default();
         registry.register_with_unit(
@@ -211,6 +216,7 @@ impl Default for Metrics {
             registry,
             sessions,
             rooms,
+            log_bytes,
             webtransport,
             websocket,
             connection_ends,
@@ -305,7 +311,7 @@ impl Metrics {
         self.connections_refused.get_or_create(&ByReason { reason }).inc();
     }
 
-    /// A connection's task panicked.
+    /// A task panicked.
     pub fn panicked(&self) {
         self.panics.inc();
     }
@@ -441,6 +447,7 @@ mod tests {
         metrics.sent(Kind::WebSocket, 400);
         metrics.sessions.inc();
         metrics.rooms.inc();
+        metrics.log_bytes.set(700);
         metrics.accepted(LogLane::Bulk);
         metrics.delivered(Lane::Signal, 3);
         metrics.delivered(Lane::Ephemeral, 5);
@@ -469,6 +476,7 @@ mod tests {
             "handover_sent_bytes_total{transport=\"websocket\"} 400",
             "handover_sessions 1",
             "handover_rooms 1",
+            "handover_log_bytes 700",
             "handover_messages_accepted_total{lane=\"signal\"} 0",
             "handover_messages_accepted_total{lane=\"bulk\"} 1",
             "handover_messages_delivered_total{lane=\"signal\"} 3",

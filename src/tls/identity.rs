@@ -40,8 +40,18 @@ pub(super) struct Pair {
     pub(super) hash: [u8; 32],
     pub(super) begins: UnixTime,
     pub(super) ends: UnixTime,
-    names: Vec<String>,
+    pub(super) names: Vec<String>,
     addresses: Vec<IpAddr>,
+}
+
+/// Whether one of a certificate's names is for `host`: in any case, and with a star for one label.
+pub(super) fn is_for(names: &[String], host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let below = host.split_once('.').map(|(_, domain)| domain);
+    names.iter().any(|name| match name.strip_prefix("*.") {
+        Some(domain) => below.is_some_and(|below| below.eq_ignore_ascii_case(domain)),
+        None => name.eq_ignore_ascii_case(host),
+    })
 }
 
 /// Why PEM text is not a usable pair.
@@ -116,4 +126,31 @@ fn subjects(certificate: &X509Certificate<'_>) -> (Vec<String>, Vec<IpAddr>) {
 fn address(bytes: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
     v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_for;
+
+    #[test]
+    fn names_are_compared_as_browsers_do() {
+        let names = ["gw.example.org", "*.calls.example"].map(str::to_owned);
+        for yes in ["gw.example.org", "GW.Example.org", "gw.example.org.", "a.calls.example"] {
+            assert!(is_for(&names, yes), "{yes}");
+        }
+        for no in [
+            "example.org",
+            "a.gw.example.org",
+            "gw.example.org.evil.example",
+            "calls.example",
+            ".calls.example.evil",
+            "a.b.calls.example",
+            "*.example.org",
+            "127.0.0.1",
+            "",
+        ] {
+            assert!(!is_for(&names, no), "{no}");
+        }
+        assert!(!is_for(&[], "localhost"));
+    }
 }

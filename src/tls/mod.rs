@@ -99,6 +99,11 @@ impl Tls {
         ring::hmac::sign(&self.current.shown().secret, &purpose)
     }
 
+    /// Whether what new connections are shown is for this name.
+    pub fn is_for(&self, host: &str) -> bool {
+        identity::is_for(&self.current.shown().names, host)
+    }
+
     /// Replaces the certificate if it is time, or if the operator's files have changed; new
     /// handshakes see the new one. `None` if all stays as it is, which is also so on an error.
     pub fn refresh(&self, now: UnixTime) -> Result<Option<Identity>, IdentityError> {
@@ -249,6 +254,8 @@ struct Shown {
     certified: Arc<CertifiedKey>,
     secret: ring::hmac::Key,
     identity: Identity,
+    /// Those it is for.
+    names: Vec<String>,
     /// The operator's files it came from, to notice when they change.
     files: Option<Provided>,
 }
@@ -256,7 +263,8 @@ struct Shown {
 impl Shown {
     fn new(pair: Pair, files: Option<Provided>) -> Self {
         let identity = Identity { hash: pair.hash, expires: pair.ends, self_made: files.is_none() };
-        Shown { certified: pair.certified, secret: pair.secret, identity, files }
+        let Pair { certified, secret, names, .. } = pair;
+        Shown { certified, secret, identity, names, files }
     }
 }
 

@@ -1,13 +1,13 @@
 //! The end of a gateway as its clients see it, and what it leaves behind: nothing.
 
-use std::net::{TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::time::Duration;
 
 use handover::gateway::Drained;
 use serde_json::json;
 use tokio::net::TcpStream;
 
-use super::setup::{Served, soon};
+use super::setup::{Member, Served, dial_webtransport, soon};
 
 #[tokio::test]
 async fn who_stays_is_closed_with_draining() {
@@ -65,4 +65,17 @@ async fn nobody_new_is_let_in_and_the_ports_are_free_afterwards() {
     for address in [secure, plain] {
         TcpListener::bind(address).unwrap();
     }
+}
+
+/// Whoever has not been greeted has nothing to lose, and is not waited for beyond the end.
+#[tokio::test]
+async fn who_says_nothing_does_not_make_the_end_wait() {
+    let served = Served::with(|config| config.hello_timeout = Duration::from_secs(600)).await;
+    let mut silent = Member::over_websocket(served.plain()).await;
+    let (_endpoint, other) = dial_webtransport(Ipv4Addr::LOCALHOST, served.secure()).await;
+    let Served { gateway, _dir } = served;
+    let draining = tokio::spawn(gateway.drain());
+    assert_eq!(silent.closed().await, 4000);
+    soon(other.closed()).await;
+    assert_eq!(soon(draining).await.unwrap(), Drained::Cut(2));
 }

@@ -13,6 +13,11 @@ impl Request {
         Request(format!("{method} {path} HTTP/1.1\r\nconnection: close\r\n").into_bytes())
     }
 
+    /// Names another host than it goes to.
+    fn to(self, host: &str) -> Self {
+        Request([self.0, format!("host: {host}\r\n").into_bytes()].concat())
+    }
+
     pub fn get(path: &str) -> Self {
         Request::of("GET", path)
     }
@@ -50,7 +55,11 @@ pub async fn ask(served: &Served, tls: bool, request: Request) -> Answer {
 }
 
 async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: Request) -> Answer {
-    stream.write_all(&[&request.0, &b"host: gw.example.net\r\n\r\n"[..]].concat()).await.unwrap();
+    let Request(mut request) = request;
+    if !request.windows(8).any(|part| part == b"\r\nhost: ") {
+        request.extend_from_slice(b"host: localhost\r\n");
+    }
+    stream.write_all(&[&request, &b"\r\n"[..]].concat()).await.unwrap();
     let mut bytes = Vec::new();
     // To the end; but what became a WebSocket says no more until it is greeted.
     while soon(stream.read_buf(&mut bytes)).await.is_ok_and(|size| size > 0) {
@@ -166,4 +175,30 @@ async fn in_a_crowd_one_request_is_answered_and_a_websocket_is_still_one() {
     assert!(said.starts_with("HTTP/1.1 200 OK") && said.contains("connection: close"), "{said}");
     // One that looks for `Upgrade` in its answer, and takes nothing beside it.
     served.websocket().await.answers().await;
+}
+
+/// A page under a name that was made to point here has the gateway's answers for its own.
+#[tokio::test]
+async fn metrics_are_not_for_pages_under_any_name() {
+    let served = Served::with(|config| {
+        let settings = [("HANDOVER_ORIGINS".to_owned(), "http://metrics.example:8080".to_owned())];
+        config.origins =
+            handover::config::load(None, &settings.into(), &[]).unwrap().config.origins;
+    })
+    .await;
+    let asked = async |host: &str| {
+        let answer = ask(&served, false, Request::get("/metrics").to(host)).await;
+        assert_eq!(answer.status == 200, answer.body.contains("handover_sessions"), "{host}");
+        answer.status
+    };
+    for host in
+        ["localhost:8080", "127.0.0.1:8080", "[::1]:8080", "10.0.0.5", "metrics.example:8080"]
+    {
+        assert_eq!(asked(host).await, 200, "{host}");
+    }
+    for host in ["evil.example:8080", "metrics.example", "localhost.evil.example", "", "a b"] {
+        assert_eq!(asked(host).await, 403, "{host}");
+    }
+    let health = ask(&served, false, Request::get("/healthz").to("evil.example")).await;
+    assert_eq!(health.status, 200, "whoever balances load asks as it likes");
 }

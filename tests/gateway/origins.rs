@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use handover::config::{Config, load};
+use handover::config::{Config, IdentitySource, load};
 use http::HeaderMap;
 use http::header::{HeaderValue, ORIGIN};
 use tokio::net::TcpStream;
@@ -12,6 +12,7 @@ use web_transport_quinn::proto::ConnectError::WrongStatus;
 use web_transport_quinn::proto::ConnectRequest;
 use web_transport_quinn::{ClientError, ConnectError, Session};
 
+use super::certificates::put;
 use super::http::{Request, ask};
 use super::setup::{Served, any_certificate, over_tls, soon};
 use super::siege::Besieged;
@@ -136,10 +137,14 @@ async fn listed_pages_are_let_in_and_those_that_look_like_them_are_not() {
 async fn without_a_list_the_own_page_and_this_machines_are_let_in() {
     let served = Served::start().await;
     let own = "gw.example.net:4433";
+    // By a name that the certificate is not for, which may have been made to point here: a page
+    // that has the certificate's hash needs no more than that.
+    let of = |host, origin| answers(served.secure(), served.plain(), host, Some(origin));
+    assert_eq!(of(own, "https://gw.example.net:4433").await, REFUSED);
+    for host in ["192.0.2.7:4433", "[2001:db8::7]:4433"] {
+        assert_eq!(of(host, format!("https://{host}").leak()).await, LET_IN, "{host}");
+    }
     let answers = |origin| answers(served.secure(), served.plain(), own, origin);
-    // By a name only where the certificate stands for it: over TLS, not over plain HTTP.
-    let by_name = answers(Some("https://gw.example.net:4433")).await;
-    assert_eq!(by_name, [200, 101, 403]);
     for origin in ["http://localhost:3000", "http://127.0.0.1:8080", "https://[::1]:1"] {
         assert_eq!(answers(Some(origin)).await, LET_IN, "{origin}");
     }
@@ -147,6 +152,25 @@ async fn without_a_list_the_own_page_and_this_machines_are_let_in() {
     {
         assert_eq!(answers(Some(origin)).await, REFUSED, "{origin}");
     }
+}
+
+#[tokio::test]
+async fn under_a_name_that_the_certificate_is_for_the_own_page_is_let_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = rcgen::generate_simple_self_signed(["gw.example.net".to_owned()]).unwrap();
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    put(&cert, &pair.cert.pem());
+    put(&key, &pair.signing_key.serialize_pem());
+    let served = Served::with(|config| config.identity = IdentitySource::Files { cert, key }).await;
+    let by_name = async |name: &str| {
+        let origin: &'static str = format!("https://{name}:4433").leak();
+        let (secure, plain) = (served.secure(), served.plain());
+        answers(secure, plain, &format!("{name}:4433"), Some(origin)).await
+    };
+    // Over plain HTTP no certificate says anything.
+    assert_eq!(by_name("gw.example.net").await, [200, 101, 403]);
+    assert_eq!(by_name("evil.example").await, REFUSED);
+    assert_eq!(by_name("gw.example.net.evil.example").await, REFUSED);
 }
 
 #[tokio::test]

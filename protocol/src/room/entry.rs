@@ -122,11 +122,12 @@ impl Entry {
         }
     }
 
-    /// The bytes it counts for in a log's bound: its body, and what an entry without one takes
-    /// with its frames in both codecs.
+    /// What an entry without a body counts for: about what it takes with its frames in both codecs.
+    pub const OVERHEAD: usize = 512;
+
+    /// The bytes it counts for in a log's bound: [`Entry::OVERHEAD`] and its body.
     pub fn bytes(&self) -> usize {
-        const OVERHEAD: usize = 512;
-        OVERHEAD
+        Entry::OVERHEAD
             + match &self.event {
                 Event::Message { body, .. } => body.len(),
                 Event::Joined { metadata, .. } | Event::Updated { metadata } => metadata.len(),

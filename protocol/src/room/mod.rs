@@ -92,6 +92,25 @@ pub struct RoomLimits {
     pub retention: PerLane<Retention>,
 }
 
+/// What sessions have sent in a room that is removed, in as little as that takes.
+#[derive(Debug)]
+pub struct Dormant(Box<[(PeerId, PerLane<Option<Applied>>)]>);
+
+impl Dormant {
+    /// Forgets what a session sent, once the session has ended.
+    pub fn forget(&mut self, peer: PeerId) {
+        if self.0.iter().any(|(other, _)| *other == peer) {
+            let kept = std::mem::take(&mut self.0).into_iter();
+            self.0 = kept.filter(|(other, _)| *other != peer).collect();
+        }
+    }
+
+    /// Whether no session that may still send has ever sent here.
+    pub fn remembers_nobody(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 /// One life of a room and the `seq`s that outlive it.
 #[derive(Debug)]
 pub struct Room {
@@ -126,6 +145,17 @@ impl Room {
         self.empty_since = now;
         self.logs = PerLane::default();
         self.members.clear();
+    }
+
+    /// What has to be remembered of it once it is removed.
+    pub fn into_dormant(self) -> Dormant {
+        Dormant(self.applied.into_iter().collect())
+    }
+
+    /// Remembers what sessions have sent in an earlier life.
+    pub fn remembering(mut self, dormant: Dormant) -> Self {
+        self.applied.extend(dormant.0);
+        self
     }
 
     /// The life of the room's logs.

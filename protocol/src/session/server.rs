@@ -108,7 +108,7 @@ pub struct OpenedRoom<L> {
 enum Phase {
     /// No session yet.
     Greeting {
-        refused: u32,
+        refused: RefusedHellos,
         /// A `hello` was refused: everything up to the next one is ignored, because the client
         /// may have sent it before it knew.
         ignoring: bool,
@@ -116,7 +116,7 @@ enum Phase {
     /// The session is being opened: nothing more is read until it is.
     Opening {
         listed: BTreeMap<RoomName, Positions>,
-        refused: u32,
+        refused: RefusedHellos,
     },
     Live {
         peer: PeerId,
@@ -125,6 +125,14 @@ enum Phase {
     Ending {
         peer: PeerId,
     },
+}
+
+/// How often a connection's `hello` was refused.
+#[derive(Clone, Copy, Debug, Default)]
+struct RefusedHellos {
+    finally: u32,
+    /// Told to come again later.
+    for_now: u32,
 }
 
 /// How a transport separates the lanes.
@@ -167,7 +175,7 @@ impl<L: RoomLog> ServerSession<L> {
         ServerSession {
             codec,
             streams,
-            phase: Phase::Greeting { refused: 0, ignoring: false },
+            phase: Phase::Greeting { refused: RefusedHellos::default(), ignoring: false },
             pass: Pass::default(),
             told_of_end: false,
             memberships: Vec::new(),

@@ -79,6 +79,21 @@ fn a_greeting_refused_for_now_is_not_counted_and_what_follows_it_is_ignored() {
 }
 
 #[test]
+fn a_greeting_that_never_rests_ends_the_connection_and_it_may_come_back() {
+    let mut session = greeted();
+    let mut said = 1;
+    let wait = std::time::Duration::from_secs(1);
+    while session.closing().is_none() {
+        session.handle_refused(&Refusal::new(ErrorCode::RateLimited, "not now"), Some(wait));
+        assert!(matches!(hear(&mut session)[..], [ServerMessage::Error(_)]), "each is answered");
+        say(&mut session, json!({"type": "hello", "version": 1}));
+        said += u32::from(session.poll_action().is_some());
+    }
+    let close = session.closing().expect("closing");
+    assert_eq!((close.code, close.retry_after, said), (4004, Some(1_000), 32));
+}
+
+#[test]
 fn without_a_valid_token_the_connection_closes() {
     let mut session = greeted();
     session.handle_refused(&Refusal::new(ErrorCode::Unauthorized, "no token"), None);

@@ -11,10 +11,12 @@ mod tcp;
 mod tests;
 
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use handover_protocol::wire::Codec;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -37,6 +39,9 @@ pub trait Attach: Send + Sync + 'static {
 
     /// Somebody did not become a connection.
     fn refused(&self, kind: Kind, refused: &Refused);
+
+    /// A set-up panicked, which is our bug. The others go on.
+    fn panicked(&self, kind: Kind);
 }
 
 /// Speaks HTTP on the TCP listeners.
@@ -89,6 +94,18 @@ pub struct Acceptor<A> {
     pub stop: CancellationToken,
     /// Ends the loops and everything under way.
     pub end: CancellationToken,
+}
+
+impl<A: Attach> Acceptor<A> {
+    /// Runs a set-up in a task of its own.
+    fn spawn(&self, kind: Kind, set_up: impl Future<Output = ()> + Send + 'static) {
+        let attach = self.attach.clone();
+        self.tasks.spawn(async move {
+            if AssertUnwindSafe(set_up).catch_unwind().await.is_err() {
+                attach.panicked(kind);
+            }
+        });
+    }
 }
 
 impl<A> Clone for Acceptor<A> {

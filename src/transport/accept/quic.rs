@@ -26,7 +26,7 @@ pub async fn accept_quic<A: Attach>(endpoint: Endpoint, acceptor: Acceptor<A>) {
             continue;
         };
         let task = set_up(incoming, entered, acceptor.clone());
-        acceptor.tasks.spawn(task);
+        acceptor.spawn(Kind::WebTransport, task);
     }
     endpoint.set_server_config(None);
     if !acceptor.end.is_cancelled() {

@@ -111,7 +111,7 @@ pub async fn accept_tcp<A: Attach, H: ServeTcp>(
                 };
                 let (tls, handler) = (tls.clone(), handler.clone());
                 let task = set_up(stream, remote, tls, handler, entered, acceptor.clone());
-                acceptor.tasks.spawn(task);
+                acceptor.spawn(Kind::WebSocket, task);
             }
             // The peer's doing.
             Err(error) if is_passing(&error) => {}

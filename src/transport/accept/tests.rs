@@ -37,6 +37,8 @@ impl Attach for Desk {
         assert_eq!(kind, Kind::WebTransport);
         self.refused.send(refused.clone()).unwrap();
     }
+
+    fn panicked(&self, _kind: Kind) {}
 }
 
 struct House {

@@ -250,20 +250,27 @@ impl<K: Hash + Eq + Copy, V: Default> Aging<K, V> {
         self.young.is_empty() && self.old.is_empty()
     }
 
+    /// The value, which is young again if there is a place.
     fn touch(&mut self, key: &K) -> Option<&mut V> {
-        if let Some(value) = self.old.remove(key) {
-            // There is room: it only changes sides.
+        if self.young.len() < self.most
+            && let Some(value) = self.old.remove(key)
+        {
             self.young.insert(*key, value);
         }
-        self.young.get_mut(key)
+        match self.young.get_mut(key) {
+            None => self.old.get_mut(key),
+            young => young,
+        }
     }
 
     /// The value, a new one if there was none, and whatever had to go for it.
     fn entry(&mut self, key: K) -> (&mut V, HashMap<K, V>) {
-        let is_full = self.young.len() >= self.most && self.touch(&key).is_none();
+        let is_young = self.young.contains_key(&key);
+        // Taken out first: it is not among what has to go for it.
+        let was = if is_young { None } else { self.old.remove(&key) };
+        let is_full = !is_young && self.young.len() >= self.most;
         let dropped = if is_full { self.turn() } else { HashMap::new() };
-        let was = self.old.remove(&key).unwrap_or_default();
-        (self.young.entry(key).or_insert(was), dropped)
+        (self.young.entry(key).or_insert_with(|| was.unwrap_or_default()), dropped)
     }
 
     fn remove(&mut self, key: &K) -> Option<V> {
@@ -396,6 +403,27 @@ mod tests {
         }
         assert!(ledger.0.answered.is_empty() && ledger.0.asked.is_empty());
         assert_eq!((ledger.0.watched(), ledger.0.lengths), (0, 0));
+    }
+
+    #[test]
+    fn what_is_touched_again_is_bounded_as_well() {
+        let mut map = Aging::<u32, u32>::new(4);
+        let mut dropped = 0;
+        for n in 0..8 {
+            let (value, gone) = map.entry(n);
+            *value = n;
+            dropped += gone.len();
+        }
+        // Four of each; the old ones are asked for again, in either way.
+        for n in 0..4 {
+            assert_eq!(map.touch(&n).copied(), Some(n));
+        }
+        assert_eq!((map.young.len(), map.old.len(), dropped), (4, 4, 0));
+        let (value, gone) = map.entry(0);
+        assert_eq!(*value, 0, "known still");
+        dropped += gone.len();
+        assert!(map.young.len() <= 4 && map.old.len() <= 4);
+        assert_eq!(map.young.len() + map.old.len() + dropped, 8, "what had to go was told");
     }
 
     #[test]

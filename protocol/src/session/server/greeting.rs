@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Action, Note, Opened, Phase, ServerSession, Settings, millis};
-use crate::limits::REFUSED_HELLOS_MAX;
+use super::{Action, Note, Opened, Phase, RefusedHellos, ServerSession, Settings, millis};
+use crate::limits::{DEFERRED_HELLOS_MAX, REFUSED_HELLOS_MAX};
 use crate::room::{Refusal, recovery};
 use crate::session::RoomLog;
 use crate::session::membership::Membership;
@@ -52,8 +52,13 @@ impl<L: RoomLog> ServerSession<L> {
             }),
         );
         if refusal.code.retry() == Retry::Later {
-            // Not the client's fault: it may ask as often as it likes.
+            // Not the client's fault, who may ask again; but who does so without a pause is at fault.
+            let refused = RefusedHellos { for_now: refused.for_now + 1, ..refused };
             self.phase = Phase::Greeting { refused, ignoring: true };
+            if refused.for_now >= DEFERRED_HELLOS_MAX {
+                let reason = "asked again and again although it was to come later".to_owned();
+                self.close(Close { reason, retry_after, ..Close::new(CloseCode::RateLimited) });
+            }
             return;
         }
         self.count_refused_hello(refused);
@@ -73,9 +78,10 @@ impl<L: RoomLog> ServerSession<L> {
         }
     }
 
-    fn count_refused_hello(&mut self, refused: u32) {
-        self.phase = Phase::Greeting { refused: refused + 1, ignoring: true };
-        if refused + 1 >= REFUSED_HELLOS_MAX {
+    fn count_refused_hello(&mut self, refused: RefusedHellos) {
+        let refused = RefusedHellos { finally: refused.finally + 1, ..refused };
+        self.phase = Phase::Greeting { refused, ignoring: true };
+        if refused.finally >= REFUSED_HELLOS_MAX {
             self.close(Close::new(CloseCode::Unauthorized));
         }
     }
