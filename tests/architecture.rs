@@ -16,12 +16,16 @@ const CODE: [&str; 8] = ["rs", "js", "mjs", "cjs", "ts", "py", "sh", "lua"];
 
 /// The names a module of `src/` may use from the rest of the crate. Those not listed are free:
 /// `gateway` puts everything together, and the leaves are nobody's concern.
-const LAYERS: [(&str, &[&str]); 5] = [
+const LAYERS: [(&str, &[&str]); 6] = [
     ("auth", &["auth", "clock", "config", "telemetry"]),
-    ("transport", &["transport", "clock"]),
+    ("pressure", &["pressure", "clock", "telemetry"]),
+    ("transport", &["transport", "clock", "pressure"]),
     ("broker", &["broker", "clock"]),
     ("router", &["router", "broker", "clock", "telemetry"]),
-    ("connection", &["connection", "transport", "router", "auth", "quality", "clock", "telemetry"]),
+    (
+        "connection",
+        &["connection", "transport", "router", "auth", "quality", "pressure", "clock", "telemetry"],
+    ),
 ];
 
 /// What decides alone must not reach: tasks, sockets, clocks, chance, the system.

@@ -12,10 +12,11 @@ use super::system::{self, Memory};
 use super::{Result, floor};
 
 /// What is set to nothing where everything comes from one address, as fast as it goes.
-const LIMITS: [&str; 6] = [
+const LIMITS: [&str; 7] = [
     "ungreeted_per_address",
     "connections_per_address",
     "handshakes_per_s",
+    "wait_us",
     "messages_per_s",
     "bytes_per_s",
     "joins_per_s",

@@ -152,7 +152,7 @@ async fn a_flood_of_datagrams_drowns_nobody() {
 async fn streams_that_nobody_asked_for_are_refused_one_by_one() {
     let served = Besieged::start(&[]).await;
     let mut flooding = served.webtransport().await;
-    for _ in 0..300 {
+    for _ in 0..20 {
         let session = flooding.session().unwrap();
         let (mut send, mut recv) = soon(session.open_bi()).await.unwrap();
         // It may be refused before this is written.

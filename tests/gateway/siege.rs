@@ -85,7 +85,8 @@ impl Besieged {
         token: Option<String>,
         bound_kb: u64,
     ) -> Self {
-        let mut flags = vec!["--log", "error"];
+        // Its attackers share its processors, and what else is tested at the same time does.
+        let mut flags = vec!["--log", "error", "--set", "limits.wait_us=0"];
         for setting in settings {
             flags.extend(["--set", setting]);
         }

@@ -29,7 +29,8 @@ export async function startGateway({ http = '127.0.0.1:0', settings = {} } = {})
   if (!binary) throw new Error('HANDOVER_BIN must name the gateway to test against, for example target/debug/handover');
   // It mints its development identity where it runs.
   const folder = await mkdtemp(join(tmpdir(), 'handover-web-'));
-  const args = ['serve', '--listen', '127.0.0.1:0', '--http', http, '--log', 'warn'];
+  // Whatever else this machine does must not slow callers down.
+  const args = ['serve', '--set', 'limits.wait_us=0', '--listen', '127.0.0.1:0', '--http', http, '--log', 'warn'];
   // Settings of its own from the environment would change what is tested; unknown ones end it.
   const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('HANDOVER_')));
   Object.assign(env, settings);

@@ -45,7 +45,7 @@ const UNCLASSIFIED_MAX: usize = 3;
 /// the peer open only as many as may be open.
 const REFUSED_MAX: u32 = 16;
 /// That pause.
-const REFUSE_EVERY: Duration = Duration::from_millis(250);
+const REFUSE_EVERY: Duration = Duration::from_millis(100);
 const SIGNAL_PRIORITY: i32 = 1;
 const BULK_PRIORITY: i32 = 0;
 

@@ -88,7 +88,8 @@ async fn begin(settings: &Settings, address: SocketAddr) -> Outcome<Begun> {
     let mut child = command
         .args(["serve", "--http", "off", "--broker", broker, "--log", log])
         .args(["--listen", &address.to_string()])
-        // All clients are here.
+        // All clients are here, and share the processors.
+        .arg("--set=limits.wait_us=0")
         .args(["--set=limits.connections_per_address=0", "--set=limits.ungreeted_per_address=0"])
         .args(others)
         .current_dir(dir)
