@@ -2,6 +2,7 @@
 //!
 //! A broker is looked at from two nodes: what one did, the other sees. Time is the tests' own.
 
+mod deaths;
 mod losses;
 mod many;
 mod rooms;
@@ -94,6 +95,8 @@ conformance! {
     rooms::an_empty_room_lingers_and_goes;
     rooms::a_room_that_is_not_there_has_no_members;
     rooms::a_life_that_is_over_is_changed_no_more;
+    rooms::snapshots_of_one_go_differ_by_what_lies_between;
+    rooms::a_member_finds_its_own_place;
     sessions::a_session_is_resumed_by_its_secret_alone;
     sessions::each_resume_fences_the_one_before;
     sessions::a_fenced_join_leaves_nothing_behind;
@@ -119,9 +122,15 @@ mod elsewhere {
         sessions::a_lost_session_is_recorded_again_by_who_speaks_for_it::<server::Redis>().await;
     }
 
+    #[tokio::test]
+    async fn an_ended_session_is_not_recorded_again() {
+        sessions::an_ended_session_is_not_recorded_again::<server::Redis>().await;
+    }
+
     pub(super) async fn every_case<K: Kind>() {
         rooms::what_is_known_to_have_been_is_not_used_again::<K>().await;
         sessions::a_lost_session_is_recorded_again_by_who_speaks_for_it::<K>().await;
+        sessions::an_ended_session_is_not_recorded_again::<K>().await;
     }
 }
 
@@ -298,7 +307,7 @@ fn code<T>(result: Result<T, Refusal>) -> Option<handover_protocol::wire::ErrorC
 }
 
 fn joining() -> Change {
-    Change::Join { user: None, metadata: None, seq: PerLane::default() }
+    Change::Join { user: None, metadata: None }
 }
 
 fn is_fenced(result: Result<Done, Refusal>) -> bool {

@@ -10,11 +10,11 @@ use handover_protocol::room::{Dormant, Refusal, Room, RoomLimits, Sent};
 use handover_protocol::session::grant::Admission;
 use handover_protocol::time::Time;
 use handover_protocol::wire::message::Positions;
-use handover_protocol::wire::{Epoch, ErrorCode, LogLane, PerLane, RoomName, SessionId};
+use handover_protocol::wire::{Epoch, ErrorCode, LogLane, PeerId, PerLane, RoomName, SessionId};
 
 use super::{
-    AtHand, Author, Broker, Change, Done, ResumeError, RoomOp, RoomState, SecretHash,
-    SessionRecord, Unavailable,
+    AtHand, Author, Broker, Change, Done, Place, ResumeError, Retired, RoomOp, RoomState,
+    SecretHash, SessionRecord, Unavailable,
 };
 
 /// Rooms and sessions of one process.
@@ -93,12 +93,14 @@ impl Broker for MemoryBroker {
         Ok(current.map(|session| session.record.admission = admission).is_some())
     }
 
-    async fn retire(&self, author: Author) -> Result<bool, Unavailable> {
+    async fn retire(&self, author: Author) -> Result<Retired, Unavailable> {
         let mut state = self.state();
         let session = state.sessions.get_mut(&author.session);
         let current = |session: &&mut Session| session.record.generation == author.generation;
+        let Some(session) = session.filter(current) else { return Ok(Retired::Not) };
         // The generation stays: sends that came before the `bye` may still wait in rooms.
-        Ok(session.filter(current).map(|session| session.retired = true).is_some())
+        session.retired = true;
+        Ok(Retired::From(session.rooms.iter().cloned().collect()))
     }
 
     async fn end(&self, session: SessionId) -> Result<(), Unavailable> {
@@ -246,7 +248,7 @@ fn apply(
     }
     let peer = author.peer;
     match change {
-        Change::Join { user, metadata, .. } => {
+        Change::Join { user, metadata } => {
             if session.sent_in.len() >= SEQ_ROOMS_MAX && !session.sent_in.contains(name) {
                 let text = "the session has sent in as many rooms as it may in its life";
                 return Err(Refusal::new(ErrorCode::TooManyRooms, text));
@@ -254,6 +256,11 @@ fn apply(
             let joining = room.join(now, peer, user, metadata)?;
             session.rooms.insert(name.clone());
             Ok(Done::Joined(joining))
+        }
+        Change::Rejoin { user, metadata, .. } => {
+            let entry = room.join(now, peer, user, metadata)?.entry;
+            session.rooms.insert(name.clone());
+            place(room, peer).map(|place| Done::Rejoined(place, entry))
         }
         Change::Leave(reason) => {
             let entry = room.leave(now, peer, reason);
@@ -277,7 +284,13 @@ fn apply(
             }
             Ok(Done::Snapshot(room.snapshot(peer)))
         }
+        Change::Place => place(room, peer).map(Done::Place),
     }
+}
+
+fn place(room: &Room, peer: PeerId) -> Result<Place, Refusal> {
+    let metadata = room.metadata(peer).cloned().ok_or(Refusal::NOT_A_MEMBER)?;
+    Ok(Place { positions: room.positions(), seq: room.seq(peer), metadata })
 }
 
 #[cfg(test)]
@@ -313,7 +326,7 @@ mod tests {
         let epoch = |text| Epoch::parse(text).unwrap();
         let apply =
             |room: &RoomName, change| broker.apply_one(Time::ZERO, room, RoomOp { author, change });
-        let join = || Change::Join { user: None, metadata: None, seq: PerLane::default() };
+        let join = || Change::Join { user: None, metadata: None };
         let send = |room: &RoomName, seq| {
             let (room, body) = (room.clone(), Json::parse(b"1").unwrap());
             Change::Send(Send { room, lane: LogLane::Bulk, seq, to: None, body })

@@ -92,6 +92,13 @@ pub enum Change {
         user: Option<UserId>,
         /// Shown to the others.
         metadata: Option<Json>,
+    },
+    /// Make the author a member where its node has it as one. It needs not be told of others.
+    Rejoin {
+        /// Who it belongs to.
+        user: Option<UserId>,
+        /// Shown to the others.
+        metadata: Option<Json>,
         /// What it has been told was applied of what it sent, in an earlier life of a room that
         /// the broker may have lost: its next `seq` is behind that.
         seq: PerLane<u64>,
@@ -114,6 +121,8 @@ pub enum Change {
     MarkAway(bool),
     /// Look at the room.
     Snapshot,
+    /// Look at the author's own place in it.
+    Place,
 }
 
 /// What became of a change.
@@ -121,6 +130,8 @@ pub enum Change {
 pub enum Done {
     /// See [`Change::Join`].
     Joined(Joining),
+    /// See [`Change::Rejoin`]; with the entry, if it was no member any more.
+    Rejoined(Place, Option<Arc<Entry>>),
     /// See [`Change::Leave`]; the entry is `None` if there was no membership. The positions
     /// are those right after it.
     Left(Option<Arc<Entry>>, Positions),
@@ -134,8 +145,32 @@ pub enum Done {
     Marked(Option<Arc<Entry>>),
     /// See [`Change::Snapshot`].
     Snapshot(Snapshot),
+    /// See [`Change::Place`].
+    Place(Place),
     /// Not applied: a newer connection of the session has taken over.
     Fenced,
+}
+
+/// A member's own place in a room.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The life of the logs and the last offset used on each lane.
+    pub positions: Positions,
+    /// The highest `seq` applied for it.
+    pub seq: PerLane<u64>,
+    /// What it shows of itself.
+    pub metadata: Json,
+}
+
+/// What [`Broker::retire`] finds of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Retired {
+    /// The rooms that its record names. It may be in fewer, and in none besides.
+    From(Vec<RoomName>),
+    /// Nothing: the broker has lost it. It may be in rooms nevertheless.
+    Lost,
+    /// Somebody else speaks for it, or has ended it.
+    Not,
 }
 
 /// A room as a node starts to follow it.
@@ -216,14 +251,14 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     async fn readmit(&self, author: Author, admission: Admission) -> Result<bool, Unavailable>;
 
     /// Records again a session that the broker has lost, as the node knows it that it is on, and
-    /// says whether that still speaks for it. The rooms are not recorded.
+    /// says whether that still speaks for it. One that has ended is not recorded again.
     async fn revive(&self, _record: SessionRecord) -> Result<bool, Unavailable> {
         Ok(false)
     }
 
-    /// Begins to end a session, if `author` still speaks for it, and says whether it does:
-    /// from now on it cannot be resumed. What `author` asked of rooms before is still applied.
-    async fn retire(&self, author: Author) -> Result<bool, Unavailable>;
+    /// Begins to end a session, if `author` still speaks for it: from now on it cannot be
+    /// resumed. What `author` asked of rooms before is still applied.
+    async fn retire(&self, author: Author) -> Result<Retired, Unavailable>;
 
     /// Keeps sessions that are on this node, with a connection or without, from being taken for
     /// those of a node that died. Called every [`KEEP_EVERY`]. Returns those that it does not

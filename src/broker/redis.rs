@@ -52,24 +52,24 @@ use handover_protocol::session::grant::Admission;
 use handover_protocol::time::Time;
 use handover_protocol::wire::message::Positions;
 use handover_protocol::wire::{Epoch, ErrorCode, LogLane, PerLane, RoomName, SessionId};
-use redis::Value;
+use redis::{FromRedisValue, Value};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Author, Broker, Change, Done, News, ResumeError, RoomOp, RoomState, SecretHash, SessionRecord,
-    Unavailable,
+    Author, Broker, Change, Done, News, ResumeError, Retired, RoomOp, RoomState, SecretHash,
+    SessionRecord, Unavailable,
 };
 use crate::clock::Clock;
 pub use address::BadAddress;
 use address::{Address, Way};
 use board::{Board, Held, Script};
 use census::Census;
-use change::{Recorded, done, housekeeping, op_args, stands};
+use change::{Recorded, Roster, done, housekeeping, op_args, stands};
 use find::Keeper;
 use follow::Follow;
-use keys::{RoomKeys, room_keys};
+use keys::RoomKeys;
 use rooms::{Rooms, Seen};
 use stored::{Fields, garbled};
 
@@ -88,6 +88,15 @@ const ROOM_KEPT: Duration = Duration::from_secs(86_400);
 struct Shift(i64);
 
 impl Shift {
+    /// `there` is the answer to TIME, which was asked at `here`.
+    fn between(here: Time, there: Value) -> Result<Shift, Unavailable> {
+        let read = <(i64, i64)>::from_redis_value(there);
+        let (seconds, micros) = read.map_err(|_| garbled("a time"))?;
+        let there = seconds.saturating_mul(1_000_000).saturating_add(micros);
+        let here = i64::try_from(here.as_micros()).unwrap_or(i64::MAX);
+        Ok(Shift(there.saturating_sub(here)))
+    }
+
     fn to_there(self, time: Time) -> u64 {
         time.as_micros().saturating_add_signed(self.0)
     }
@@ -104,6 +113,7 @@ struct Scripts {
     remove: Script,
     fence: Script,
     session: Script,
+    beat: Script,
 }
 
 impl Scripts {
@@ -115,6 +125,7 @@ impl Scripts {
             remove: Script::new(include_str!("redis/remove.lua")),
             fence: Script::new(include_str!("redis/fence.lua")),
             session: Script::new(include_str!("redis/session.lua")),
+            beat: Script::new(include_str!("redis/beat.lua")),
         }
     }
 }
@@ -139,6 +150,7 @@ pub struct RedisBroker {
     session_kept: Duration,
     /// The command to publish with.
     publish: &'static str,
+    database: i64,
     node: String,
     random: SystemRandom,
     clock: Clock,
@@ -171,6 +183,7 @@ impl RedisBroker {
         let node = token(&random).map_err(|_| BadAddress::new("no randomness to be had"))?;
         let (board, rooms) = (Arc::new(Board::new(options.replicas)), Arc::new(Rooms::default()));
         let publish = if address.way == Way::Cluster { "SPUBLISH" } else { "PUBLISH" };
+        let database = address.database();
         let keeper = Keeper {
             address,
             board: board.clone(),
@@ -188,6 +201,7 @@ impl RedisBroker {
             limits,
             session_kept,
             publish,
+            database,
             node,
             random,
             clock,
@@ -231,6 +245,10 @@ impl RedisBroker {
         Ok((shift, args))
     }
 
+    fn room_keys(&self, room: &RoomName) -> RoomKeys {
+        keys::room_keys(room, self.database)
+    }
+
     fn fresh(&self) -> Result<Epoch, Unavailable> {
         Epoch::parse(&token(&self.random)?).map_err(|_| garbled("an epoch"))
     }
@@ -243,7 +261,7 @@ impl RedisBroker {
         known: Option<Positions>,
         ops: impl Fn(Epoch) -> Result<Vec<[String; 8]>, Unavailable>,
     ) -> Result<Option<Changed>, Unavailable> {
-        let (fresh, at) = (self.fresh()?, room_keys(room));
+        let (fresh, at) = (self.fresh()?, self.room_keys(room));
         let (shift, mut args) = self.room_args(now, known, fresh, &at)?;
         args.extend([self.node.clone(), self.limits.members.to_string()]);
         let PerLane { signal, bulk } = self.limits.retention;
@@ -253,6 +271,7 @@ impl RedisBroker {
         }
         args.extend([ROOM_LINGER * 2, ROOM_KEPT].map(|kept| millis(kept).to_string()));
         args.push(known.map(|known| known.epoch.to_string()).unwrap_or_default());
+        args.push(millis(PAST_KEPT).to_string());
         let ops = ops(fresh)?;
         let asked = ops.len();
         args.extend(ops.into_iter().flatten());
@@ -277,7 +296,7 @@ impl RedisBroker {
         begin: Option<Epoch>,
         after: PerLane<u64>,
     ) -> Result<Option<RoomState>, Unavailable> {
-        let at = room_keys(room);
+        let at = self.room_keys(room);
         let fresh = begin.map_or_else(|| self.fresh(), Ok)?;
         let (shift, mut args) = self.room_args(now, None, fresh, &at)?;
         args.push(if begin.is_some() { "1" } else { "0" }.to_owned());
@@ -348,9 +367,8 @@ impl Broker for RedisBroker {
         self.readmit_session(author, admission).await
     }
 
-    async fn retire(&self, author: Author) -> Result<bool, Unavailable> {
-        let Author { session, generation, .. } = author;
-        Ok(self.change_session("retire", session, generation, &[]).await? == 1)
+    async fn retire(&self, author: Author) -> Result<Retired, Unavailable> {
+        self.retire_session(author).await
     }
 
     async fn keep(&self, sessions: Vec<Author>) -> Result<Vec<Author>, Unavailable> {
@@ -382,7 +400,7 @@ impl Broker for RedisBroker {
     async fn follow(&self, room: &RoomName) -> Result<Option<News>, Unavailable> {
         let gone = || Unavailable("no subscription to be had".to_owned());
         let (followed, waiting) = oneshot::channel();
-        let RoomKeys { channel, slot, .. } = room_keys(room);
+        let RoomKeys { channel, slot, .. } = self.room_keys(room);
         let shard = self.board.shard(slot)?;
         let follow = Follow { channel, slot, room: room.clone(), followed };
         shard.follow.try_send(follow).map_err(|_| gone())?;
@@ -412,7 +430,7 @@ impl Broker for RedisBroker {
         }
         let rooms_max = SEQ_ROOMS_MAX.to_string();
         let joins = ops.iter().map(|op| async {
-            if !matches!(op.change, Change::Join { .. }) {
+            if !matches!(op.change, Change::Join { .. } | Change::Rejoin { .. }) {
                 return Ok(Recorded::As);
             }
             let Author { session, generation, .. } = op.author;
@@ -434,20 +452,22 @@ impl Broker for RedisBroker {
             let marks = answers.iter().zip(&ops).filter_map(|(answer, (op, _))| {
                 Some((op.change.lane(), stored::appended(answer)?))
             });
-            self.rooms.learn(&room_keys(room).channel, positions, marks.collect());
+            self.rooms.learn(&self.room_keys(room).channel, positions, marks.collect());
         }
-        let read = answers.into_iter().zip(&ops);
+        let (read, mut roster) = (answers.into_iter().zip(&ops), Roster::default());
         let results = read.map(|(answer, (op, recorded))| match recorded {
             Recorded::TooMany => Ok(Err(TOO_MANY_ROOMS)),
-            Recorded::Fenced | Recorded::As => done(room, &op.change, answer, shift),
+            Recorded::Fenced | Recorded::As => done(room, op, answer, shift, &mut roster),
         });
         let results: Vec<Result<Done, Refusal>> = results.collect::<Result<_, Unavailable>>()?;
         let mut outside: HashMap<SessionId, (u64, bool)> = HashMap::new();
         for ((op, recorded), result) in ops.iter().zip(&results) {
             let is_out = match (&op.change, result) {
-                (Change::Join { .. }, Ok(Done::Joined(_))) => false,
-                (Change::Join { .. }, Err(_)) => *recorded == Recorded::As,
+                (_, Ok(Done::Joined(_) | Done::Rejoined(..))) => false,
+                (Change::Join { .. } | Change::Rejoin { .. }, Err(_)) => *recorded == Recorded::As,
                 (Change::Leave(_), Ok(Done::Left(..))) => true,
+                // Its record knew better.
+                (Change::Place, Err(refusal)) => refusal.code == ErrorCode::NotAMember,
                 _ => continue,
             };
             outside.insert(op.author.session, (op.author.generation, is_out));
@@ -472,21 +492,24 @@ impl Broker for RedisBroker {
         room: &RoomName,
         known: Option<Positions>,
     ) -> Result<Option<Positions>, Unavailable> {
+        let shift = self.board.shard(self.room_keys(room).slot)?.shift();
+        let (living, listed) = self.living().unwrap_or_default();
+        let listed = shift.to_there(listed);
         let keep = |fresh| {
-            let dead = self.census().dead.clone();
-            housekeeping(room, fresh, dead).map(|op| vec![op])
+            let op = housekeeping(room, fresh, living.clone(), listed);
+            op.map(|op| vec![op])
         };
         let changed = self.change_room(now, room, known, keep).await?;
         let Some(Changed { mut answers, .. }) = changed else { return Ok(None) };
         let positions = stands(answers.pop().ok_or_else(|| garbled("an answer"))?)?;
         if let Some(positions) = positions {
-            self.rooms.learn(&room_keys(room).channel, positions, Vec::new());
+            self.rooms.learn(&self.room_keys(room).channel, positions, Vec::new());
         }
         Ok(positions)
     }
 
     async fn remove_if_empty(&self, now: Time, room: &RoomName) -> Result<bool, Unavailable> {
-        let RoomKeys { keys, slot, .. } = room_keys(room);
+        let RoomKeys { keys, slot, .. } = self.room_keys(room);
         let args = [
             self.board.shard(slot)?.shift().to_there(now).to_string(),
             ROOM_LINGER.as_micros().to_string(),

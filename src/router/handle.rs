@@ -180,13 +180,7 @@ async fn run(shared: Arc<Shared>, desk: Arc<Desk>, mut mailboxes: Mailboxes) {
         tokio::select! {
             biased;
             () = shared.stopping.cancelled() => break,
-            work = poll_fn(|cx| desk.poll_work(cx, &mut mailboxes)) => {
-                let Some((mut room, heard, batch)) = work else { break };
-                let asking = Asking::of(&batch);
-                room.handle(heard, batch).await;
-                drop(asking);
-                desk.put_back(room);
-            }
+            // First: a room that is never idle is tidied, too.
             () = &mut tidy => {
                 let Some(mut room) = desk.take() else { break };
                 if room.tidy().await && room.retire(|| mailboxes.are_idle()) {
@@ -194,6 +188,13 @@ async fn run(shared: Arc<Shared>, desk: Arc<Desk>, mut mailboxes: Mailboxes) {
                 }
                 desk.put_back(room);
                 tidy.set(tokio::time::sleep(TIDY_EVERY));
+            }
+            work = poll_fn(|cx| desk.poll_work(cx, &mut mailboxes)) => {
+                let Some((mut room, heard, batch)) = work else { break };
+                let asking = Asking::of(&batch);
+                room.handle(heard, batch).await;
+                drop(asking);
+                desk.put_back(room);
             }
         }
     }

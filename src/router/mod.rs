@@ -11,11 +11,12 @@ pub mod seat;
 mod tests;
 mod upkeep;
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use handover_protocol::limits::ROOMS_MAX;
 use handover_protocol::room::presence::{Due, Presence};
 use handover_protocol::room::{Refusal, RoomLimits};
 use handover_protocol::session::Slot;
@@ -27,7 +28,9 @@ use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::{AtHand, Author, Broker, ResumeError, SecretHash, SessionRecord, Unavailable};
+use crate::broker::{
+    AtHand, Author, Broker, ResumeError, Retired, SecretHash, SessionRecord, Unavailable,
+};
 use crate::clock::Clock;
 use crate::telemetry::{Metrics, restarted};
 use handle::{Attach, Attached, Command, RoomHandle};
@@ -77,14 +80,14 @@ enum Leaving {
 #[derive(Debug)]
 enum Whereabouts {
     Connected(Arc<Seat>),
-    Lost(Author, Vec<RoomName>),
+    Lost(Author, Vec<RoomName>, Option<Arc<Kept>>),
 }
 
 impl Whereabouts {
     fn author(&self) -> Author {
         match self {
             Whereabouts::Connected(seat) => seat.author,
-            Whereabouts::Lost(author, _) => *author,
+            Whereabouts::Lost(author, ..) => *author,
         }
     }
 
@@ -261,13 +264,13 @@ impl Router {
         self.take_seat(&seat);
         let allowed = |room: &RoomName| admission.grant.allows(room, Right::Join);
         let (rooms, forbidden): (Vec<_>, Vec<_>) = rooms.into_iter().partition(allowed);
-        for room in forbidden {
-            // The client learns that it is lost: it is not among those it goes on in.
-            let remove = Command::Remove(author, LeaveReason::Kicked, None);
-            let _ = self.room(&room).sender(LogLane::Signal).send(remove).await;
-        }
+        // A join that came to nothing for its client may have been applied after all.
+        let (rooms, beyond) = rooms.split_at(rooms.len().min(ROOMS_MAX));
+        // The client learns that they are lost: they are not among those it goes on in.
+        self.leave_rooms(author, forbidden, LeaveReason::Kicked).await;
+        self.leave_rooms(author, beyond.to_vec(), LeaveReason::Left).await;
         let mut attaching = Vec::with_capacity(rooms.len());
-        for (index, room) in rooms.into_iter().enumerate() {
+        for (index, room) in rooms.iter().cloned().enumerate() {
             let slot = Slot { index: index as u8, generation: index as u32 };
             let handle = self.room(&room);
             let (attached, waiting) = oneshot::channel();
@@ -324,10 +327,15 @@ impl Router {
             return Err(OTHER_USER);
         }
         let pass = self.pass(&admission);
-        // One that has been replaced is about to learn that.
         let readmitted = self.0.broker.readmit(seat.author, admission.clone()).await;
-        readmitted.map_err(|_| UNAVAILABLE)?;
-        seat.kept.iter().for_each(|kept| kept.readmit(admission.clone()));
+        let is_current = readmitted.map_err(|_| UNAVAILABLE)?;
+        if let Some(kept) = &seat.kept {
+            kept.readmit(admission.clone());
+        }
+        if !is_current {
+            // It has been replaced, or the broker has lost it.
+            self.0.revive(seat).await;
+        }
         let rooms = rooms.iter().map(|(name, handle)| (name, handle));
         fix(seat.author, &admission.grant, rooms).await;
         Ok(pass)
@@ -351,6 +359,8 @@ impl Router {
                     Some(Whereabouts::Connected(older)) => Some(older),
                     Some(Whereabouts::Lost(..)) => None,
                     None => {
+                        // One that comes from another node was not refused there.
+                        sessions.quota.count(session, seat.user.as_ref());
                         self.0.metrics.sessions.inc();
                         None
                     }
@@ -376,7 +386,8 @@ impl Router {
                 // It lives on, on another node.
                 self.0.forget(&mut sessions, seat.author, |_| true);
             } else if is_newest {
-                sessions.here.insert(session, Whereabouts::Lost(seat.author, names));
+                let kept = seat.kept.clone();
+                sessions.here.insert(session, Whereabouts::Lost(seat.author, names, kept));
                 sessions.presence.handle_lost(self.0.clock.now(), session);
                 let most = sessions.quota.bounds.sessions_away;
                 sessions.presence.keep_at_most(most);
@@ -397,13 +408,19 @@ impl Router {
         rooms: impl IntoIterator<Item = RoomName>,
         reason: LeaveReason,
     ) -> Result<Vec<(RoomName, PerLane<u64>)>, Unavailable> {
-        if !self.0.broker.retire(author).await? {
-            // A newer connection has taken the session over, or ended it. If that was before this
-            // one was seated here, nobody else will clear its seat away.
-            let mut sessions = self.0.sessions();
-            self.0.forget(&mut sessions, author, |seated| seated == author.generation);
-            return Ok(Vec::new());
-        }
+        let recorded = match self.0.broker.retire(author).await? {
+            Retired::From(rooms) => rooms,
+            Retired::Lost => Vec::new(),
+            Retired::Not => {
+                // A newer connection has taken the session over, or ended it. If that was before
+                // this one was seated here, nobody else will clear its seat away.
+                let mut sessions = self.0.sessions();
+                self.0.forget(&mut sessions, author, |seated| seated == author.generation);
+                return Ok(Vec::new());
+            }
+        };
+        // A join that was not answered in time is known to its record alone.
+        let rooms: BTreeSet<RoomName> = rooms.into_iter().chain(recorded).collect();
         let leaving = rooms.into_iter().map(|room| async {
             let remove = |done| Command::Remove(author, reason, Some(done));
             self.ask_until_done(&room, remove).await.map(|at| Some((room, at?)))
@@ -463,7 +480,7 @@ impl Sessions {
         loop {
             let due = self.presence.poll_due(now)?;
             let (Due::Away(session) | Due::Expired(session)) = due;
-            if let Some(Whereabouts::Lost(author, rooms)) = self.here.get(&session) {
+            if let Some(Whereabouts::Lost(author, rooms, _)) = self.here.get(&session) {
                 return Some((due, *author, rooms.clone()));
             }
         }
@@ -474,12 +491,18 @@ impl Shared {
     /// Records a session again that the broker does not know under this generation: it has lost
     /// it, or another connection speaks for it.
     async fn revive(&self, seat: &Seat) {
-        let Some(record) = seat.record() else { return };
-        match self.broker.revive(record).await {
-            Ok(true) => {}
-            Ok(false) => seat.replace(),
-            Err(error) => tracing::debug!(%error, "a session is not recorded again yet"),
+        if self.is_replaced(seat.author, seat.kept.as_deref()).await {
+            seat.replace();
         }
+    }
+
+    async fn is_replaced(&self, author: Author, kept: Option<&Kept>) -> bool {
+        let Some(kept) = kept else { return true };
+        let revived =
+            self.broker.revive(kept.record(author)).await.inspect_err(
+                |error| tracing::debug!(%error, "a session is not recorded again yet"),
+            );
+        matches!(revived, Ok(false))
     }
 
     /// Forgets where a session is, if it is under a generation that `which` allows.
@@ -494,9 +517,9 @@ impl Shared {
     }
 
     /// What a connection keeps of its session's record, where others than this node may lose it.
-    fn kept(&self, record: &SessionRecord) -> Option<Kept> {
+    fn kept(&self, record: &SessionRecord) -> Option<Arc<Kept>> {
         let is_elsewhere = self.broker.at_hand().is_none();
-        is_elsewhere.then(|| Kept::new(record.secret_hash, record.admission.clone()))
+        is_elsewhere.then(|| Arc::new(Kept::new(record)))
     }
 
     fn leaving_notice(&self, leaving: Leaving) -> Option<Notice> {

@@ -80,9 +80,16 @@ impl Quota {
         if count >= self.bounds.sessions_per_user {
             return false;
         }
-        self.of_user.insert(user.clone(), count + 1);
-        self.users.insert(session, user.clone());
+        self.count(session, Some(user));
         true
+    }
+
+    /// Counts a session that goes on here, however many its user has. Once is enough.
+    pub(super) fn count(&mut self, session: SessionId, user: Option<&UserId>) {
+        let Some(user) = user else { return };
+        if self.users.insert(session, user.clone()).is_none() {
+            *self.of_user.entry(user.clone()).or_default() += 1;
+        }
     }
 
     /// The session has ended.

@@ -9,11 +9,13 @@ mod share;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use handover_protocol::limits::ROOM_LINGER;
 use handover_protocol::room::entry::{Entry, Ephemeral, Event};
 use handover_protocol::room::log::Trimmed;
 use handover_protocol::room::{Refusal, Sent};
 use handover_protocol::session::outbox::Kept;
 use handover_protocol::session::{About, Op, Outcome, Reply, Slot};
+use handover_protocol::time::Time;
 use handover_protocol::wire::message::{LeaveReason, Positions, ResetReason};
 use handover_protocol::wire::{ErrorCode, Json, LogLane, PeerId, PerLane, RoomName};
 use tokio::sync::oneshot;
@@ -23,7 +25,7 @@ use super::handle::{Attach, Attached, Command};
 use super::live_log::{LiveLog, SharedLog};
 use super::mailbox::Notice;
 use super::seat::Seat;
-use crate::broker::{Author, Change, Done, Heard, News, RoomOp, Unavailable};
+use crate::broker::{Author, Change, Done, Heard, News, Place, RoomOp, Unavailable};
 use share::Pending;
 
 /// Every this many entries of directed traffic, those it is not for move on as well.
@@ -86,6 +88,10 @@ pub(super) struct LiveRoom {
     strangers: Vec<Arc<Seat>>,
     /// Members here may be taken for away, or to have been on a node that died.
     unhomed: bool,
+    /// Since when a room that others have, too, has had no seat here.
+    vacant_since: Option<Time>,
+    /// Those who are seated here and have left, if nobody here asked for that.
+    departed: Vec<PeerId>,
     /// Snapshots that could not be had.
     owed: Vec<(Arc<Seat>, Slot, ResetReason)>,
     /// What members have to show by their tokens, and may not show yet.
@@ -110,6 +116,8 @@ impl LiveRoom {
             in_doubt: false,
             strangers: Vec::new(),
             unhomed: false,
+            vacant_since: None,
+            departed: Vec::new(),
             owed: Vec::new(),
             unfixed: Vec::new(),
             marks: PerLane::default(),
@@ -147,7 +155,8 @@ impl LiveRoom {
     /// Serves what has gathered.
     pub(super) async fn handle(&mut self, heard: Vec<Heard>, batch: Vec<Command>) {
         self.hear(heard).await;
-        if batch.is_empty() && self.owed.is_empty() && self.unfixed.is_empty() {
+        self.pay().await;
+        if batch.is_empty() && self.unfixed.is_empty() {
             return self.settle_doubts(false).await;
         }
         let log = match self.load().await {
@@ -161,10 +170,6 @@ impl LiveRoom {
         let mut tidy = false;
         let unfixed = std::mem::take(&mut self.unfixed).into_iter();
         let batch = unfixed.map(|(author, shown)| Command::Fix(author, shown)).chain(batch);
-        for (seat, slot, reason) in std::mem::take(&mut self.owed) {
-            ops.push(RoomOp { author: seat.author, change: Change::Snapshot });
-            then.push(Then::Answer(seat, slot, Asked::Snapshot { reason }));
-        }
         for command in batch {
             match command {
                 Command::Request(request) => {
@@ -184,7 +189,7 @@ impl LiveRoom {
                     let author = attach.seat.author;
                     ops.push(RoomOp { author, change: Change::MarkAway(false) });
                     then.push(Then::Marked(None));
-                    ops.push(RoomOp { author, change: Change::Snapshot });
+                    ops.push(RoomOp { author, change: Change::Place });
                     then.push(Then::Attach(attach));
                 }
                 Command::Away(author, done) => {
@@ -205,6 +210,20 @@ impl LiveRoom {
                 Command::Tidy => tidy = true,
             }
         }
+        self.change(log, ops, then, unplaced).await;
+        // Last, for a seat may have been taken in this very batch.
+        gone.iter().for_each(|seat| self.detach(seat));
+        self.settle_doubts(tidy).await;
+    }
+
+    /// Has changes applied and answered; those that find no place are refused.
+    async fn change(
+        &mut self,
+        log: SharedLog,
+        ops: Vec<RoomOp>,
+        then: Vec<Then>,
+        unplaced: Vec<Then>,
+    ) {
         let applied = self.apply(ops).await;
         let log = self.log.clone().unwrap_or(log);
         match applied {
@@ -221,9 +240,6 @@ impl LiveRoom {
         // Behind what was taken before them.
         unplaced.into_iter().for_each(|then| self.finish(&log, Err(share::LOGS_FULL), then));
         self.mark();
-        // Last, for a seat may have been taken in this very batch.
-        gone.iter().for_each(|seat| self.detach(seat));
-        self.settle_doubts(tidy).await;
     }
 
     /// The log, from the broker if this is the first time.
@@ -234,6 +250,10 @@ impl LiveRoom {
         if self.news.is_none() {
             // Before it is loaded: nothing is missed in between.
             self.news = self.shared.broker.follow(&self.name).await?;
+            if self.news.is_some() {
+                // Whose node has died while nobody had the room is not shown to anybody.
+                self.shared.broker.trim(self.shared.clock.now(), &self.name, None).await?;
+            }
         }
         let log = self.load_newest().await?;
         self.log = Some(log.clone());
@@ -284,10 +304,9 @@ impl LiveRoom {
             Then::Attach(attach) => {
                 let Attach { seat, slot, attached } = *attach;
                 let answer = match result {
-                    Ok(Done::Snapshot(snapshot)) => {
-                        let seated = Seated::new(seat, slot, &snapshot);
-                        self.seats.insert(seated.seat.author.peer, seated);
-                        Attached::Member { log: log.clone(), seq: snapshot.seq }
+                    Ok(Done::Place(Place { seq, metadata, .. })) => {
+                        self.seat(Seated { seat, slot, metadata: Some(metadata), seq });
+                        Attached::Member { log: log.clone(), seq }
                     }
                     Err(Refusal { code: ErrorCode::NotAMember, .. }) => Attached::Stranger,
                     // Unavailable, or fenced by a still newer connection.
@@ -328,7 +347,7 @@ impl LiveRoom {
         Some(match (done, asked) {
             (Done::Joined(joining), Asked::Join { id }) => {
                 let seated = Seated::new(seat.clone(), slot, &joining.snapshot);
-                let before = self.seats.insert(seat.author.peer, seated);
+                let before = self.seat(seated);
                 let start = before.is_none().then(|| log.clone());
                 if let Some(entry) = joining.entry {
                     self.take_in(log, entry);
@@ -440,7 +459,7 @@ impl LiveRoom {
     }
 
     fn left(&mut self, log: &SharedLog, peer: PeerId, entry: Option<Arc<Entry>>) {
-        self.seats.remove(&peer);
+        self.unseat(peer);
         if let Some(entry) = entry {
             self.take_in(log, entry);
         }
@@ -467,13 +486,15 @@ impl LiveRoom {
         self.mark();
         let tidied = async {
             self.keep_up().await?;
-            if self.seats.is_empty() {
-                self.shared.broker.remove_if_empty(now, &self.name).await
-            } else {
-                Ok(false)
+            if !self.seats.is_empty() {
+                return Ok(false);
             }
+            let since = *self.vacant_since.get_or_insert(now);
+            // Other nodes have members of it still? Then it is theirs.
+            let is_over = self.news.is_some() && now.since(since) > ROOM_LINGER;
+            Ok(self.shared.broker.remove_if_empty(now, &self.name).await? || is_over)
         };
-        let is_gone = tidied.await.unwrap_or_else(|unavailable| {
+        let is_gone = tidied.await.unwrap_or_else(|unavailable: Unavailable| {
             tracing::debug!(room = %self.name, error = %unavailable, "room not tidied");
             false
         });
@@ -483,7 +504,8 @@ impl LiveRoom {
 
     /// Takes the room out of the router's table unless somebody has turned to it meanwhile.
     pub(super) fn retire(&mut self, is_idle: impl FnOnce() -> bool) -> bool {
-        // The broker gives the next life a new epoch, so this life's log is of no more use.
+        // If the room is gone, its next life has a new epoch; otherwise what follows is not heard
+        // here: this log is of no more use.
         self.log = None;
         self.news = None;
         let mut rooms = self.shared.rooms();
@@ -540,8 +562,7 @@ fn refused(log: &SharedLog, about: About, refusal: Refusal) -> Outcome<SharedLog
 fn split(seat: &Seat, op: Op) -> (Change, Asked) {
     match op {
         Op::Join { id, metadata } => {
-            let seq = PerLane::default();
-            (Change::Join { user: seat.user.clone(), metadata, seq }, Asked::Join { id })
+            (Change::Join { user: seat.user.clone(), metadata }, Asked::Join { id })
         }
         Op::Leave { id } => (Change::Leave(LeaveReason::Left), Asked::Leave { id }),
         Op::Update { id, metadata } => (Change::Update(metadata), Asked::Update { id }),

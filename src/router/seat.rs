@@ -1,10 +1,11 @@
 //! A session's connection on this node, as rooms know it.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use handover_protocol::session::grant::Admission;
-use handover_protocol::wire::UserId;
+use handover_protocol::wire::{RoomName, UserId};
 
 use super::mailbox::{Mailbox, Notice};
 use crate::broker::{Author, SecretHash, SessionRecord};
@@ -19,7 +20,7 @@ pub struct Seat {
     /// Where rooms leave what they have for it.
     pub mailbox: Arc<Mailbox>,
     /// What its session's record says, where a store that nodes share may lose it.
-    pub kept: Option<Kept>,
+    pub kept: Option<Arc<Kept>>,
     /// A newer connection speaks for the session, on another node.
     replaced: AtomicBool,
 }
@@ -28,19 +29,40 @@ pub struct Seat {
 #[derive(Debug)]
 pub struct Kept {
     secret_hash: SecretHash,
-    /// Held for a copy at a time.
-    admission: Mutex<Admission>,
+    /// Held for a copy, or for one change, at a time.
+    changing: Mutex<Changing>,
+}
+
+#[derive(Clone, Debug)]
+struct Changing {
+    admission: Admission,
+    rooms: BTreeSet<RoomName>,
 }
 
 impl Kept {
     /// What a record says.
-    pub fn new(secret_hash: SecretHash, admission: Admission) -> Self {
-        Kept { secret_hash, admission: Mutex::new(admission) }
+    pub fn new(record: &SessionRecord) -> Self {
+        let admission = record.admission.clone();
+        let rooms = record.rooms.iter().cloned().collect();
+        let changing = Mutex::new(Changing { admission, rooms });
+        Kept { secret_hash: record.secret_hash, changing }
     }
 
     /// The session goes on under this.
     pub fn readmit(&self, admission: Admission) {
-        *self.admission.lock().unwrap_or_else(PoisonError::into_inner) = admission;
+        self.changing().admission = admission;
+    }
+
+    /// The record of the session for which `author` speaks.
+    pub fn record(&self, author: Author) -> SessionRecord {
+        let Author { session, peer, generation } = author;
+        let Changing { admission, rooms } = self.changing().clone();
+        let (secret_hash, rooms) = (self.secret_hash, rooms.into_iter().collect());
+        SessionRecord { session, peer, admission, secret_hash, generation, rooms }
+    }
+
+    fn changing(&self) -> MutexGuard<'_, Changing> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -50,18 +72,23 @@ impl Seat {
         author: Author,
         user: Option<UserId>,
         mailbox: Arc<Mailbox>,
-        kept: Option<Kept>,
+        kept: Option<Arc<Kept>>,
     ) -> Self {
         Seat { author, user, mailbox, kept, replaced: AtomicBool::new(false) }
     }
 
-    /// The session's record, as far as it is known here.
-    pub fn record(&self) -> Option<SessionRecord> {
-        let Kept { secret_hash, admission } = self.kept.as_ref()?;
-        let Author { session, peer, generation } = self.author;
-        let admission = admission.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (secret_hash, rooms) = (*secret_hash, Vec::new());
-        Some(SessionRecord { session, peer, admission, secret_hash, generation, rooms })
+    /// The session is in this room.
+    pub fn enter(&self, room: &RoomName) {
+        if let Some(kept) = &self.kept {
+            kept.changing().rooms.insert(room.clone());
+        }
+    }
+
+    /// The session is not in this room any more.
+    pub fn exit(&self, room: &RoomName) {
+        if let Some(kept) = &self.kept {
+            kept.changing().rooms.remove(room);
+        }
     }
 
     /// A newer connection speaks for the session, on another node.

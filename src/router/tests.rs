@@ -1,6 +1,8 @@
 //! Rooms and sessions on a broker in memory. The runtime has one thread, so what is put into a
 //! room's mailboxes without waiting reaches it in one batch.
 
+mod nodes;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
@@ -13,7 +15,7 @@ use handover_protocol::wire::{Codec, Epoch, Json, Secret, UserId};
 
 use super::*;
 use crate::broker::memory::MemoryBroker;
-use crate::broker::{AtHand, Done, RoomOp, RoomState};
+use crate::broker::{AtHand, Change, Done, Retired, RoomOp, RoomState};
 
 struct Member {
     seat: Arc<Seat>,
@@ -65,7 +67,7 @@ impl Broker for Faulty {
         self.sound.readmit(author, admission).await
     }
 
-    async fn retire(&self, author: Author) -> Result<bool, Unavailable> {
+    async fn retire(&self, author: Author) -> Result<Retired, Unavailable> {
         self.sound.retire(author).await
     }
 
@@ -135,13 +137,21 @@ fn router() -> Router {
 }
 
 fn router_on<B: Broker>(broker: impl FnOnce(RoomLimits) -> B) -> Router {
-    let window = Duration::from_secs(120);
-    let retention = PerLane { signal: Retention::signal(window), bulk: Retention::bulk(window) };
-    let limits = RoomLimits { members: 9, retention };
-    let broker = Arc::new(broker(limits));
+    let limits = limits();
+    start_on(Arc::new(broker(limits)), limits)
+}
+
+const WINDOW: Duration = Duration::from_secs(120);
+
+fn limits() -> RoomLimits {
+    let retention = PerLane { signal: Retention::signal(WINDOW), bulk: Retention::bulk(WINDOW) };
+    RoomLimits { members: 9, retention }
+}
+
+fn start_on(broker: Arc<dyn Broker>, limits: RoomLimits) -> Router {
     let (clock, metrics) = (Clock::start(), Arc::default());
     let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
-    Router::start(broker, clock, metrics, limits, window, tasks, stopping)
+    Router::start(broker, clock, metrics, limits, WINDOW, tasks, stopping)
 }
 
 fn hello(resume: Option<Resume>) -> Hello {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use futures_util::stream::{self, FuturesUnordered};
 use handover_protocol::room::presence::Due;
 use handover_protocol::wire::message::LeaveReason;
 use handover_protocol::wire::{LogLane, RoomName};
@@ -14,9 +14,9 @@ use super::{Router, Whereabouts};
 use crate::broker::{Author, BEAT_EVERY, KEEP_EVERY, Unavailable};
 use crate::telemetry::guarded;
 
-/// How often a room is asked for what cannot be left undone, and how far apart: longer together
-/// than a store takes to fail over.
-const ASKED_MAX: usize = 40;
+/// How long a room is asked for what cannot be left undone, and how far apart: longer than a store
+/// takes to fail over.
+const ASKED_FOR: Duration = Duration::from_secs(30);
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Sessions whose absence is seen to at once.
 const UNDER_WAY_MAX: usize = 256;
@@ -28,19 +28,55 @@ impl Router {
         room: &RoomName,
         command: impl Fn(oneshot::Sender<T>) -> Command,
     ) -> Result<T, Unavailable> {
-        for _ in 0..ASKED_MAX {
-            let (done, waiting) = oneshot::channel();
-            // A room that has ended is begun anew by whoever asks again.
-            let sent = self.room(room).sender(LogLane::Signal).send(command(done)).await;
-            if let (Ok(()), Ok(done)) = (sent, waiting.await) {
-                return Ok(done);
+        let asked = async {
+            loop {
+                let (done, waiting) = oneshot::channel();
+                // A room that has ended is begun anew by whoever asks again.
+                let sent = self.room(room).sender(LogLane::Signal).send(command(done)).await;
+                if let (Ok(()), Ok(done)) = (sent, waiting.await) {
+                    return done;
+                }
+                tokio::time::sleep(ASK_AGAIN).await;
             }
-            tokio::select! {
-                () = self.0.stopping.cancelled() => break,
-                () = tokio::time::sleep(ASK_AGAIN) => {}
-            }
+        };
+        let gone = || Unavailable("a room did not answer".to_owned());
+        tokio::select! {
+            () = self.0.stopping.cancelled() => Err(gone()),
+            done = tokio::time::timeout(ASKED_FOR, asked) => done.map_err(|_| gone()),
         }
-        Err(Unavailable("a room did not answer".to_owned()))
+    }
+
+    /// Leaves rooms that a session cannot go on in: now, or when they answer again. What the
+    /// session asks of them afterwards comes behind that if it can be now.
+    pub(super) async fn leave_rooms(
+        &self,
+        author: Author,
+        rooms: Vec<RoomName>,
+        reason: LeaveReason,
+    ) {
+        let mut asked = Vec::with_capacity(rooms.len());
+        for room in rooms {
+            let (done, waiting) = oneshot::channel();
+            let remove = Command::Remove(author, reason, Some(done));
+            // A room that has ended does not answer.
+            let _ = self.room(&room).sender(LogLane::Signal).send(remove).await;
+            asked.push((room, waiting));
+        }
+        if asked.is_empty() {
+            return;
+        }
+        let router = self.clone();
+        self.0.tasks.spawn(async move {
+            for (room, waiting) in asked {
+                let remove = |done| Command::Remove(author, reason, Some(done));
+                if waiting.await.is_err()
+                    && let Err(error) = router.ask_until_done(&room, remove).await
+                {
+                    // Its record still names the room: the session's end leaves it.
+                    tracing::debug!(%room, %error, "not left yet");
+                }
+            }
+        });
     }
 
     pub(super) async fn watch_presence(self) {
@@ -91,14 +127,23 @@ impl Router {
             Ok(strangers) => strangers,
             Err(error) => return tracing::debug!(%error, "sessions are not kept"),
         };
-        for stranger in strangers {
-            let seat = match self.0.sessions().here.get(&stranger.session) {
-                Some(Whereabouts::Connected(seat)) => seat.clone(),
-                // Nobody waits for it, and its end finds out by itself.
-                Some(Whereabouts::Lost(..)) | None => continue,
+        let revived = strangers.into_iter().map(async |stranger| {
+            let (seat, kept) = match self.0.sessions().here.get(&stranger.session) {
+                Some(Whereabouts::Connected(seat)) => (Some(seat.clone()), seat.kept.clone()),
+                Some(Whereabouts::Lost(author, _, kept))
+                    if author.generation == stranger.generation =>
+                {
+                    (None, kept.clone())
+                }
+                Some(Whereabouts::Lost(..)) | None => return,
             };
-            self.0.revive(&seat).await;
-        }
+            match seat {
+                Some(seat) => self.0.revive(&seat).await,
+                // If another connection speaks for it, its end finds out by itself.
+                None => drop(self.0.is_replaced(stranger, kept.as_deref()).await),
+            }
+        });
+        stream::iter(revived).buffer_unordered(UNDER_WAY_MAX).collect::<()>().await;
     }
 
     /// Tells other nodes that this one lives, and its rooms when others have died.

@@ -282,6 +282,11 @@ impl Room {
         Snapshot { positions: self.positions(), seq: self.seq(viewer), members }
     }
 
+    /// What a member shows of itself.
+    pub fn metadata(&self, peer: PeerId) -> Option<&Json> {
+        self.members.get(&peer).map(|member| &member.metadata)
+    }
+
     /// The last offset used on each lane.
     pub fn positions(&self) -> Positions {
         let (signal, bulk) = (self.logs.signal.last(), self.logs.bulk.last());

@@ -11,13 +11,13 @@ use crate::broker::{Heard, News};
 
 const KEYS: [&str; 5] = ["meta", "members", "s", "b", "past"];
 
-fn key(part: &str) -> String {
+pub(super) fn key(part: &str) -> String {
     use base64::Engine;
     let name = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(room().as_str());
     format!("handover:{{r:{name}}}:{part}")
 }
 
-fn server(node: &Node) -> &Server {
+pub(super) fn server(node: &Node) -> &Server {
     node._behind.as_ref().and_then(|behind| behind.downcast_ref()).expect("a server")
 }
 
@@ -279,6 +279,31 @@ async fn a_slot_that_moves_takes_its_rooms_along() {
     }
     assert!(matches!(send_on(&here, 3).await, Sent::Appended(entry) if entry.offset == 3));
     hear_of(&there, &mut news, 3).await;
+}
+
+#[tokio::test]
+async fn a_room_half_of_which_has_moved_costs_the_others_nothing() {
+    let cluster = Cluster::start(3, 0).await;
+    // Nothing was ever sent: it has no log of bulk, so the slot has it neither here nor there.
+    let [here] = nodes(&cluster.address(), limits(GENEROUS), 0).await;
+    let mut up = here.up();
+    up.mark_unchanged();
+    let here = Node { broker: here, _behind: None, room: room(), now: at(10) };
+    here.broker.open(record("ann")).await.unwrap();
+    here.load("first").await;
+    here.join(author("ann")).await.unwrap();
+    let from = cluster.owner(&key("b")).await;
+    let (mut line, mut other) =
+        (cluster.servers[from].line().await, cluster.servers[(from + 1) % 3].line().await);
+    let slot = ask(&mut line, &format!("CLUSTER KEYSLOT {}", key("b"))).await;
+    let ::redis::Value::Int(slot) = slot else { panic!("a slot is a number") };
+    let id: String = ::redis::cmd("CLUSTER").arg("MYID").query_async(&mut other).await.unwrap();
+    ask(&mut line, &format!("CLUSTER SETSLOT {slot} MIGRATING {id}")).await;
+    let op = RoomOp { author: author("ann"), change: here.message(LogLane::Bulk, 1, "1") };
+    assert!(here.broker.apply(here.now, &here.room, None, vec![op]).await.is_err());
+    ask(&mut line, &format!("CLUSTER SETSLOT {slot} STABLE")).await;
+    assert!(matches!(send_on(&here, 1).await, Sent::Appended(entry) if entry.offset == 1));
+    assert!(!up.has_changed().unwrap(), "nobody was taken for gone meanwhile");
 }
 
 #[tokio::test]

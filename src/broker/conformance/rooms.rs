@@ -2,7 +2,7 @@
 
 use handover_protocol::limits::ROOM_LINGER;
 use handover_protocol::room::Applied;
-use handover_protocol::wire::ErrorCode;
+use handover_protocol::wire::{ErrorCode, UserId};
 
 use super::*;
 
@@ -90,8 +90,7 @@ pub(super) async fn members_come_change_and_go<K: Kind>() {
     let (ann, bob) = (author("ann"), author("bob"));
     let shown = Some(json("{ \"name\": \"Ann\" }"));
     let user = Some(handover_protocol::wire::UserId::new("ann@example"));
-    let join =
-        Change::Join { user: user.clone(), metadata: shown.clone(), seq: PerLane::default() };
+    let join = Change::Join { user: user.clone(), metadata: shown.clone() };
     let Ok(Done::Joined(joining)) = here.ask(ann, join.clone()).await else { panic!("refused") };
     let entry = joining.entry.unwrap();
     assert_eq!((entry.offset, entry.peer), (1, ann.peer));
@@ -364,8 +363,69 @@ pub(super) async fn what_is_known_to_have_been_is_not_used_again<K: Kind>() {
     let came: Vec<_> = members.iter().map(|member| (member.peer, member.since)).collect();
     assert_eq!(came, [(author("ann").peer, 1), (author("bob").peer, 2)]);
     let seq = PerLane { signal: 0, bulk: 2 };
-    let join = Change::Join { user: None, metadata: None, seq };
-    let Ok(Done::Joined(joining)) = here.ask(author("ann"), join).await else { panic!("refused") };
-    assert_eq!((joining.entry.is_none(), joining.snapshot.seq), (true, seq));
+    let join = Change::Rejoin { user: None, metadata: None, seq };
+    let rejoined = here.ask(author("ann"), join).await;
+    let Ok(Done::Rejoined(place, None)) = rejoined else { panic!("{rejoined:?}") };
+    assert_eq!(place.seq, seq);
     assert_eq!(there.append(author("ann"), LogLane::Bulk, 3).await.offset, 1);
+}
+
+pub(super) async fn snapshots_of_one_go_differ_by_what_lies_between<K: Kind>() {
+    let (here, there) = Nodes::with::<K>(limits(GENEROUS), &["ann", "bob", "cid"]).await;
+    let [ann, bob, cid] = ["ann", "bob", "cid"].map(author);
+    there.join(bob).await.unwrap();
+    let shown = Some(json("{\"name\":\"Cid\"}"));
+    let user = Some(UserId::new("cid@example"));
+    let asked = vec![
+        (bob, Change::Snapshot),
+        (ann, joining()),
+        (cid, Change::Join { user: user.clone(), metadata: shown.clone() }),
+        (cid, joining()),
+        (ann, Change::Update(json("{\"n\":1}"))),
+        (bob, Change::MarkAway(true)),
+        (cid, Change::Snapshot),
+        (ann, Change::Leave(LeaveReason::Left)),
+        (bob, Change::MarkAway(false)),
+        (ann, Change::Rejoin { user: None, metadata: None, seq: PerLane::default() }),
+        (bob, Change::Snapshot),
+    ];
+    let done = here.ask_all(asked).await;
+    let seen: Vec<_> = done
+        .iter()
+        .filter_map(|done| match done {
+            Ok(Done::Joined(Joining { snapshot, .. }) | Done::Snapshot(snapshot)) => Some(snapshot),
+            _ => None,
+        })
+        .collect();
+    let told = seen.iter().map(|snapshot| {
+        let since = snapshot.members.iter().map(|m| (m.peer.as_str(), m.since, m.away));
+        (snapshot.positions.signal, since.collect::<Vec<_>>())
+    });
+    let expected = [
+        (1, vec![("bob", 1, false)]),
+        (2, vec![("bob", 1, false), ("ann", 2, false)]),
+        (3, vec![("bob", 1, false), ("ann", 2, false), ("cid", 3, false)]),
+        (3, vec![("bob", 1, false), ("ann", 2, false), ("cid", 3, false)]),
+        (5, vec![("bob", 1, true), ("ann", 2, false), ("cid", 3, false)]),
+        (8, vec![("bob", 1, false), ("cid", 3, false), ("ann", 8, false)]),
+    ];
+    assert_eq!(told.collect::<Vec<_>>(), expected);
+    assert_eq!(seen[4].members[1].metadata.as_str(), "{\"n\":1}");
+    let own = &seen[4].members[2];
+    assert_eq!((&own.user, Some(&own.metadata)), (&user, shown.as_ref()));
+    assert_eq!(*seen[5], there.snapshot(bob).await.unwrap(), "as if asked alone");
+}
+
+pub(super) async fn a_member_finds_its_own_place<K: Kind>() {
+    let (here, there) = Nodes::with::<K>(limits(GENEROUS), &["ann", "bob"]).await;
+    let ann = author("ann");
+    assert_eq!(code(here.ask(ann, Change::Place).await), Some(ErrorCode::NotAMember));
+    let metadata = json("{\"a\":\t\"\\n\"}");
+    let join = Change::Join { user: None, metadata: Some(metadata.clone()) };
+    here.ask(ann, join).await.unwrap();
+    here.append(ann, LogLane::Bulk, 1).await;
+    let place = there.ask(ann, Change::Place).await;
+    let Ok(Done::Place(place)) = place else { panic!("{place:?}") };
+    assert_eq!((place.positions.signal, place.positions.bulk), (1, 1));
+    assert_eq!((place.seq, place.metadata), (PerLane { signal: 0, bulk: 1 }, metadata));
 }

@@ -4,7 +4,7 @@ use handover_protocol::session::grant::{Lapse, OTHER_USER};
 use handover_protocol::wire::{ErrorCode, UserId};
 
 use super::*;
-use crate::broker::ResumeError;
+use crate::broker::{ResumeError, Retired};
 
 pub(super) async fn resume(node: &Node, name: &str) -> Result<SessionRecord, ResumeError> {
     node.broker.resume(author(name).session, secret(name), None, 0).await
@@ -79,11 +79,12 @@ pub(super) async fn the_rooms_are_recorded_with_the_session<K: Kind>() {
 pub(super) async fn a_retired_session_still_finishes_but_is_not_resumed<K: Kind>() {
     let (here, there) = Nodes::joined::<K>(limits(GENEROUS), &["ann"]).await;
     let ann = author("ann");
-    assert!(here.broker.retire(ann).await.unwrap());
+    assert_eq!(here.broker.retire(ann).await.unwrap(), Retired::From(vec![room()]));
     assert!(matches!(resume(&there, "ann").await, Err(ResumeError::Unknown)));
     // What came before the end may still wait in its room.
     here.append(ann, LogLane::Bulk, 1).await;
-    assert!(here.broker.retire(ann).await.unwrap(), "asking again is safe");
+    let again = here.broker.retire(ann).await.unwrap();
+    assert_eq!(again, Retired::From(vec![room()]), "asking again is safe");
     assert!(here.leave(ann).await.is_some());
 }
 
@@ -91,10 +92,11 @@ pub(super) async fn only_who_speaks_for_a_session_retires_or_readmits_it<K: Kind
     let (here, there) = Nodes::joined::<K>(limits(GENEROUS), &["ann"]).await;
     let ann = author("ann");
     resume(&there, "ann").await.unwrap();
-    assert!(!here.broker.retire(ann).await.unwrap());
+    assert_eq!(here.broker.retire(ann).await.unwrap(), Retired::Not);
     assert!(!here.broker.readmit(ann, Admission::anonymous()).await.unwrap());
     assert!(there.broker.readmit(newer(ann), Admission::anonymous()).await.unwrap());
-    assert!(!here.broker.retire(author("nobody")).await.unwrap());
+    let nobody = here.broker.retire(author("nobody")).await.unwrap();
+    assert!(!matches!(nobody, Retired::From(_)));
     assert!(!here.broker.readmit(author("nobody"), Admission::anonymous()).await.unwrap());
     assert_eq!(resume(&there, "ann").await.unwrap().generation, 3);
 }
@@ -164,7 +166,27 @@ pub(super) async fn a_lost_session_is_recorded_again_by_who_speaks_for_it<K: Kin
     assert_eq!(resume(&here, "bob").await.unwrap().generation, 2);
     assert!(!there.broker.revive(record("bob")).await.unwrap(), "another one speaks for it");
     assert_eq!(there.broker.keep(vec![bob]).await.unwrap().len(), 1);
-    let newest = SessionRecord { generation: 7, ..record("bob") };
+    assert_eq!(there.broker.retire(author("cid")).await.unwrap(), Retired::Lost);
+    let newest = SessionRecord { generation: 7, rooms: vec![room()], ..record("bob") };
     assert!(there.broker.revive(newest).await.unwrap(), "it was lost and found by an older one");
-    assert_eq!(resume(&here, "bob").await.unwrap().generation, 8);
+    here.leave(Author { generation: 7, ..bob }).await;
+    let elsewhere = RoomName::parse("elsewhere").unwrap();
+    let newest = SessionRecord { generation: 7, rooms: vec![elsewhere.clone()], ..record("bob") };
+    assert!(there.broker.revive(newest).await.unwrap());
+    let resumed = resume(&here, "bob").await.unwrap();
+    assert_eq!((resumed.generation, resumed.rooms), (8, vec![elsewhere]), "with its rooms");
+}
+
+pub(super) async fn an_ended_session_is_not_recorded_again<K: Kind>() {
+    let (here, there) = Nodes::joined::<K>(limits(GENEROUS), &["ann"]).await;
+    let ann = author("ann");
+    assert_eq!(there.broker.retire(ann).await.unwrap(), Retired::From(vec![room()]));
+    there.leave(ann).await;
+    there.broker.end(ann.session).await.unwrap();
+    // A node that has not heard of it.
+    assert_eq!(here.broker.keep(vec![ann]).await.unwrap().len(), 1);
+    let known = SessionRecord { rooms: vec![room()], ..record("ann") };
+    assert!(!here.broker.revive(known).await.unwrap());
+    assert_eq!(here.broker.retire(ann).await.unwrap(), Retired::Not);
+    assert!(matches!(resume(&here, "ann").await, Err(ResumeError::Unknown)));
 }

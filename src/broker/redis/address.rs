@@ -82,6 +82,11 @@ pub(super) struct Address {
 }
 
 impl Address {
+    /// The number of the database.
+    pub(super) fn database(&self) -> i64 {
+        self.login.database
+    }
+
     pub(super) fn parse(text: &str) -> Result<Address, BadAddress> {
         let Some((scheme, rest)) = text.split_once("://") else {
             return bad("it does not begin with redis:// or the like");

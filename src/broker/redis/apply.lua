@@ -4,12 +4,15 @@
 -- ARGV: 1 to 11 as room.lua; 12 this node, 13 members at the most,
 --   14-17 signal: entries, bytes, age, window; 18-21 bulk: the same;
 --   22 ms an empty room is kept at the most, 23 one that has members and no node to look after
---   them; 24 the epoch the room has to have ('' for any)
+--   them; 24 the epoch the room has to have ('' for any); 25 ms that what sessions did is
+--   remembered without them and without the room
 --   then 8 for each change: kind, peer, generation, event, bytes it counts for, x, y, z
 -- Returns nothing, and changes nothing, if the room is not in that life (any more). Otherwise a
 -- list with one answer for each change, whose first item says what it is:
---   F fenced, R refused (code, expected), E entry, D duplicate, S snapshot, N nothing, C checked
---   and last the positions: epoch ('' for no room), signal, bulk
+--   F fenced, R refused (code, expected), E entry, D duplicate, S snapshot, O one's own place,
+--   N nothing, C checked
+-- The first snapshot has the members; those behind it differ by the entries between them.
+--   And last the positions: epoch ('' for no room), signal, bulk
 local keep = {
   s = { tonumber(ARGV[14]), tonumber(ARGV[15]), tonumber(ARGV[16]), tonumber(ARGV[17]) },
   b = { tonumber(ARGV[18]), tonumber(ARGV[19]), tonumber(ARGV[20]), tonumber(ARGV[21]) },
@@ -54,11 +57,19 @@ local function applied(peer, lane)
   return '0'
 end
 
+local is_told = false
+
 local function snapshot(peer, line)
-  local seq_signal = applied(peer, 's')
-  local seq_bulk = applied(peer, 'b')
-  local everybody = redis.call('HGETALL', members)
+  local everybody = is_told and '' or redis.call('HGETALL', members)
+  is_told = true
+  local seq_signal, seq_bulk = applied(peer, 's'), applied(peer, 'b')
   return { 'S', line or '', epoch, last('s'), last('b'), seq_signal, seq_bulk, everybody }
+end
+
+local function place(peer, line)
+  local metadata = redis.call('HGET', members, peer):match('^[^\n]*\n(.*)$')
+  local seq_signal, seq_bulk = applied(peer, 's'), applied(peer, 'b')
+  return { 'O', line or '', epoch, last('s'), last('b'), seq_signal, seq_bulk, metadata }
 end
 
 local function refuse(code, expected)
@@ -78,31 +89,49 @@ end
 
 -- Should every node that has members of it be gone for good, the room still goes.
 local function look_after()
-  for i = 1, 5 do
+  for i = 1, 4 do
     redis.call('PEXPIRE', KEYS[i], ARGV[23])
   end
+  redis.call('PEXPIRE', past, ARGV[25])
+end
+
+-- This node has the member.
+local function at_home(peer)
+  redis.call('HSET', past, 'h:' .. peer, ARGV[12] .. ' ' .. ARGV[1])
 end
 
 local change = {}
 
-function change.J(peer, event, cost, user, metadata, seqs)
+-- The entry, if it was no member; or a refusal.
+local function enter(peer, event, cost, user, metadata)
+  redis.call('HDEL', past, 'x:' .. peer)
+  if redis.call('HEXISTS', members, peer) == 1 then
+    return nil
+  end
+  if redis.call('HLEN', members) >= tonumber(ARGV[13]) then
+    return nil, refuse('room_full')
+  end
+  local line, offset = append('s', peer, event, cost)
+  redis.call('HSET', members, peer, offset .. ' 0 ' .. user .. '\n' .. metadata)
+  at_home(peer)
+  look_after()
+  return line
+end
+
+function change.J(peer, ...)
+  local line, refused = enter(peer, ...)
+  return refused or snapshot(peer, line)
+end
+
+function change.K(peer, event, cost, user, metadata, seqs)
   -- What it was told of stays so, even if it is lost here.
   for lane, seq in seqs:gmatch('(%a)(%d+)') do
     if tonumber(seq) > tonumber((applied(peer, lane))) then
       redis.call('HSET', past, lane .. ':' .. peer, seq .. ' 0 ' .. epoch)
     end
   end
-  if redis.call('HEXISTS', members, peer) == 1 then
-    return snapshot(peer)
-  end
-  if redis.call('HLEN', members) >= tonumber(ARGV[13]) then
-    return refuse('room_full')
-  end
-  local line, offset = append('s', peer, event, cost)
-  redis.call('HSET', members, peer, offset .. ' 0 ' .. user .. '\n' .. metadata)
-  redis.call('HSET', past, 'h:' .. peer, ARGV[12])
-  look_after()
-  return snapshot(peer, line)
+  local line, refused = enter(peer, event, cost, user, metadata)
+  return refused or place(peer, line)
 end
 
 local function vacate()
@@ -135,7 +164,7 @@ function change.A(peer, event, cost, mark)
   local member = redis.call('HGET', members, peer)
   local since, away, rest = member:match('^(%d+) (%d) (.*)$')
   if mark == '0' then
-    redis.call('HSET', past, 'h:' .. peer, ARGV[12])
+    at_home(peer)
   end
   if away == mark then
     return { 'N', epoch, last('s'), last('b') }
@@ -162,46 +191,104 @@ function change.M(peer, event, cost, lane, seq, to)
   return { 'E', line, epoch, last('s'), last('b') }
 end
 
--- Housekeeping. A member's home is its node, or, once that has died, when it is too late to be
--- taken in by another one.
-function change.O(_, away_event, cost, dead, expired_event)
+-- What sessions did that no node had in time is remembered for long enough that none of them
+-- lives any more: one whose node was cut off may, and says again what it was not answered.
+local function forget()
+  local due = redis.call('HGET', past, 'x')
+  if not due or tonumber(due) > now then
+    return
+  end
+  local soonest
+  local fields = redis.call('HGETALL', past)
+  for i = 1, #fields, 2 do
+    local peer, at = fields[i]:match('^x:(.*)$'), tonumber(fields[i + 1])
+    if peer and at <= now then
+      redis.call('HDEL', past, fields[i], 'g:' .. peer, 's:' .. peer, 'b:' .. peer)
+    elseif peer and (not soonest or at < soonest) then
+      soonest = at
+    end
+  end
+  if soonest then
+    redis.call('HSET', past, 'x', text(soonest))
+  else
+    redis.call('HDEL', past, 'x')
+  end
+end
+
+-- Between two looks of nodes at a room they have members in, in microseconds, at the most.
+local looks = 15000000
+-- Who has said so by then is on the list of those who live.
+local enlisted = 5000000
+
+-- When a member has to have another home whose node is dead since nobody knows when: if nobody had
+-- the room at all for a while, then since then.
+local function ends_at(before)
+  local window = tonumber(ARGV[11])
+  if now - before > looks then
+    return math.max(before + window, now + enlisted)
+  end
+  return now + window
+end
+
+-- Housekeeping. A member's home is its node and since when, or, once that is dead, when it is too
+-- late to be taken in by another one. `living` are the nodes that live, and `listed` is since
+-- when that is known; nothing if it is not.
+function change.O(_, away_event, cost, living, expired_event, listed)
   trim('s')
   trim('b')
+  forget()
   if redis.call('HLEN', members) > 0 and redis.call('PTTL', meta) < tonumber(ARGV[23]) / 2 then
     look_after()
   end
+  local before = tonumber(redis.call('HGET', meta, 'looked') or ARGV[1])
+  if living ~= '' and now - before > looks / 3 then
+    redis.call('HSET', meta, 'looked', ARGV[1])
+  end
   local due = redis.call('HGET', meta, 'orphans')
   local is_due = due and tonumber(due) <= now
-  if is_due or dead ~= (redis.call('HGET', meta, 'swept') or '') then
-    local is_dead = {}
-    for node in dead:gmatch('%S+') do
-      is_dead[node] = true
+  local is_news = living ~= '' and living ~= redis.call('HGET', meta, 'swept')
+  if is_due or is_news then
+    local lives = {}
+    for node in living:gmatch('%S+') do
+      lives[node] = true
     end
-    local soonest
+    -- Who is not judged now is judged later.
+    local soonest = living == '' and now + enlisted or math.huge
     for _, peer in ipairs(redis.call('HKEYS', members)) do
       local home = redis.call('HGET', past, 'h:' .. peer) or ''
-      if is_dead[home] then
-        home = '!' .. text(now + tonumber(ARGV[11]))
-        redis.call('HSET', past, 'h:' .. peer, home)
-        local line = redis.call('HGET', members, peer)
-        local since, away, rest = line:match('^(%d+) (%d) (.*)$')
-        if away == '0' then
-          redis.call('HSET', members, peer, since .. ' 1 ' .. rest)
-          append('s', peer, away_event, cost)
+      local ends = tonumber(home:match('^!(%d+)$'))
+      local node, since = home:match('^(%S*) ?(%d*)$')
+      if not ends and living ~= '' and not lives[node] then
+        local known = (tonumber(since) or 0) + enlisted
+        if known > tonumber(listed) then
+          soonest = math.min(soonest, math.max(known, now) + enlisted)
+        else
+          ends = ends_at(before)
+          redis.call('HSET', past, 'h:' .. peer, '!' .. text(ends))
+          local line = redis.call('HGET', members, peer)
+          local since, away, rest = line:match('^(%d+) (%d) (.*)$')
+          if away == '0' then
+            redis.call('HSET', members, peer, since .. ' 1 ' .. rest)
+            append('s', peer, away_event, cost)
+          end
         end
       end
-      local ends = tonumber(home:match('^!(%d+)$'))
       if ends and ends <= now then
         redis.call('HDEL', members, peer)
-        redis.call('HDEL', past, 'h:' .. peer, 'g:' .. peer, 's:' .. peer, 'b:' .. peer)
+        redis.call('HDEL', past, 'h:' .. peer)
+        local forgotten = text(now + tonumber(ARGV[25]) * 1000)
+        redis.call('HSET', past, 'x:' .. peer, forgotten)
+        redis.call('HSETNX', past, 'x', forgotten)
         append('s', peer, expired_event, cost)
         vacate()
-      elseif ends and (not soonest or ends < soonest) then
-        soonest = ends
+      elseif ends then
+        soonest = math.min(soonest, ends)
       end
     end
-    redis.call('HSET', meta, 'swept', dead)
-    if soonest then
+    if living ~= '' then
+      redis.call('HSET', meta, 'swept', living)
+    end
+    if soonest < math.huge then
       redis.call('HSET', meta, 'orphans', text(soonest))
     else
       redis.call('HDEL', meta, 'orphans')
@@ -226,6 +313,10 @@ function change.S(peer)
   return snapshot(peer)
 end
 
+function change.W(peer)
+  return place(peer)
+end
+
 local function apply(kind, peer, generation, ...)
   if kind == 'O' then
     return epoch and change.O(peer, ...) or refuse('not_a_member')
@@ -234,18 +325,14 @@ local function apply(kind, peer, generation, ...)
   if kind == 'X' or tonumber(generation) < tonumber(newest) then
     return { 'F' }
   end
-  if not epoch and kind == 'J' then
-    epoch = ARGV[4]
-    redis.call('DEL', meta, members, log.s, log.b)
-    redis.call('HSET', meta, 'epoch', epoch, 'empty', ARGV[1])
-  end
   if not epoch then
     return refuse('not_a_member')
   end
   if generation ~= newest then
     redis.call('HSET', past, 'g:' .. peer, generation)
   end
-  if kind ~= 'J' and kind ~= 'L' and redis.call('HEXISTS', members, peer) == 0 then
+  local is_for_members = kind ~= 'J' and kind ~= 'K' and kind ~= 'L'
+  if is_for_members and redis.call('HEXISTS', members, peer) == 0 then
     if kind == 'A' then
       return { 'N', epoch, last('s'), last('b') }
     end
@@ -258,7 +345,7 @@ if ARGV[24] ~= '' and epoch ~= ARGV[24] then
   return false
 end
 local answers = {}
-for i = 25, #ARGV, 8 do
+for i = 26, #ARGV, 8 do
   answers[#answers + 1] = apply(unpack(ARGV, i, i + 7))
 end
 answers[#answers + 1] = { epoch or '', last('s'), last('b') }

@@ -3,8 +3,8 @@
 //! Without a Redis Cluster there is one shard with every slot.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -22,6 +22,8 @@ use crate::broker::Unavailable;
 const ASKED_MAX: usize = 256;
 /// Between two tries while slots move.
 const MOVING_PAUSE: Duration = Duration::from_millis(25);
+/// How far the clocks may be from what was last found, in microseconds.
+const CLOCKS_APART_MAX: u64 = 100_000;
 /// How long replicas are waited for.
 const REPLICAS_PATIENCE: Duration = Duration::from_millis(1_000);
 
@@ -70,6 +72,8 @@ pub(super) enum Held {
 
 /// The connections to a shard, while it answers.
 pub(super) struct Lines {
+    /// Counts those there have been.
+    number: u64,
     plain: MultiplexedConnection,
     /// WAIT is about what its own connection wrote, and holds up what comes behind it there. So
     /// each of these is asked about some slots, and several can wait at a time.
@@ -77,8 +81,12 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    pub(super) fn new(plain: MultiplexedConnection, waiting: Vec<MultiplexedConnection>) -> Lines {
-        Lines { plain, waiting }
+    pub(super) fn new(
+        number: u64,
+        plain: MultiplexedConnection,
+        waiting: Vec<MultiplexedConnection>,
+    ) -> Lines {
+        Lines { number, plain, waiting }
     }
 }
 
@@ -88,8 +96,8 @@ pub(super) struct Shard {
     lines: watch::Sender<Option<Arc<Lines>>>,
     /// See [`Shift`]; known while there are lines.
     shift: AtomicI64,
-    /// Its connections may be of no use any more.
-    pub(super) suspect: Notify,
+    /// The number of the newest [`Lines`] that failed.
+    failed: watch::Sender<u64>,
     pub(super) follow: mpsc::Sender<Follow>,
 }
 
@@ -98,7 +106,7 @@ impl Shard {
     pub(super) fn new(place: Place) -> (Arc<Shard>, mpsc::Receiver<Follow>) {
         let (follow, asked) = mpsc::channel(ASKED_MAX);
         let (lines, shift) = (watch::Sender::new(None), AtomicI64::new(0));
-        (Arc::new(Shard { place, lines, shift, suspect: Notify::new(), follow }), asked)
+        (Arc::new(Shard { place, lines, shift, failed: watch::Sender::new(0), follow }), asked)
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -106,8 +114,36 @@ impl Shard {
     }
 
     pub(super) fn opened(&self, lines: Lines, shift: Shift) {
-        self.shift.store(shift.0, Ordering::Release);
+        self.set_shift(shift);
         self.lines.send_replace(Some(Arc::new(lines)));
+    }
+
+    pub(super) fn set_shift(&self, shift: Shift) {
+        self.shift.store(shift.0, Ordering::Release);
+    }
+
+    /// The clocks are looked at again and again: they drift, and are set. What is no more than
+    /// the time that it takes to ask leaves them as they are.
+    pub(super) fn adjust(&self, shift: Shift) {
+        if shift.0.abs_diff(self.shift().0) > CLOCKS_APART_MAX {
+            self.set_shift(shift);
+        }
+    }
+
+    /// These connections may be of no use any more; those that have replaced them are not meant.
+    fn suspect(&self, number: u64) {
+        self.failed.send_if_modified(|failed| {
+            let is_news = *failed < number;
+            *failed = number.max(*failed);
+            is_news
+        });
+    }
+
+    /// Once those connections are suspected.
+    pub(super) async fn suspected(&self, number: u64) {
+        let mut failed = self.failed.subscribe();
+        // It cannot be dropped meanwhile.
+        let _ = failed.wait_for(|failed| *failed >= number).await;
     }
 
     pub(super) fn closed(&self) {
@@ -119,14 +155,14 @@ impl Shard {
         Shift(self.shift.load(Ordering::Acquire))
     }
 
-    fn line(&self, slot: u16, held: Held) -> Result<MultiplexedConnection, Unavailable> {
+    fn line(&self, slot: u16, held: Held) -> Result<(u64, MultiplexedConnection), Unavailable> {
         let lines = self.lines.borrow();
         let lines = lines.as_ref().ok_or_else(|| silent(&self.place))?;
         let waiting = match held {
             Held::ByOne => None,
             Held::ByReplicas => lines.waiting.get(usize::from(slot) % lines.waiting.len().max(1)),
         };
-        Ok(waiting.unwrap_or(&lines.plain).clone())
+        Ok((lines.number, waiting.unwrap_or(&lines.plain).clone()))
     }
 }
 
@@ -245,13 +281,18 @@ impl Board {
         held: Held,
         calls: impl Fn(&mut Pipeline, Known),
     ) -> Result<Vec<Value>, Unavailable> {
-        let asked = self.ask_on(slot, held, calls);
+        // Whom to suspect if there is no answer: nobody, if slots move for that long.
+        let unanswered = Mutex::new(None);
+        let asked = self.ask_on(slot, held, calls, &unanswered);
         match tokio::time::timeout(PATIENCE, asked).await {
             Ok(answers) => answers,
             Err(_) => {
-                if let Ok(shard) = self.shard(slot) {
-                    shard.suspect.notify_one();
-                }
+                let unanswered = unanswered.into_inner().unwrap_or_else(PoisonError::into_inner);
+                let asked: Option<(Arc<Shard>, u64)> = unanswered;
+                let Some((shard, number)) = asked else {
+                    return Err(Unavailable("its slot is on its way".to_owned()));
+                };
+                shard.suspect(number);
                 Err(Unavailable("no answer in time".to_owned()))
             }
         }
@@ -262,7 +303,11 @@ impl Board {
         slot: u16,
         held: Held,
         calls: impl Fn(&mut Pipeline, Known),
+        unanswered: &Mutex<Option<(Arc<Shard>, u64)>>,
     ) -> Result<Vec<Value>, Unavailable> {
+        let waits_for = |asked| {
+            *unanswered.lock().unwrap_or_else(PoisonError::into_inner) = asked;
+        };
         let held = if self.replicas == 0 { Held::ByOne } else { held };
         let (mut known, mut elsewhere) = (Known::ByName, None);
         loop {
@@ -279,9 +324,11 @@ impl Board {
                 pipe.cmd("WAIT").arg(self.replicas).arg(REPLICAS_PATIENCE.as_millis() as u64);
             }
             pipe.ignore_errors();
-            let mut line = shard.line(slot, held)?;
+            let (number, mut line) = shard.line(slot, held)?;
+            waits_for(Some((shard.clone(), number)));
             let answers: RedisResult<Vec<RedisResult<Value>>> = pipe.query_async(&mut line).await;
-            let answers = answers.inspect_err(|_| shard.suspect.notify_one()).map_err(failed)?;
+            waits_for(None);
+            let answers = answers.inspect_err(|_| shard.suspect(number)).map_err(failed)?;
             let error = match answers.into_iter().collect::<RedisResult<Vec<Value>>>() {
                 Ok(answers) => return self.counted(held, answers),
                 Err(error) => error,
@@ -303,10 +350,12 @@ impl Board {
                     sleep(MOVING_PAUSE).await;
                 }
                 ErrorKind::Server(ServerErrorKind::TryAgain) => sleep(MOVING_PAUSE).await,
-                _ => {
-                    shard.suspect.notify_one();
+                // It is no master any more, or not yet one that has its data.
+                ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::BusyLoading) => {
+                    shard.suspect(number);
                     return Err(failed(error));
                 }
+                _ => return Err(failed(error)),
             }
         }
     }

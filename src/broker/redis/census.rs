@@ -16,14 +16,12 @@ use crate::broker::{Author, BEAT_EVERY, Unavailable};
 
 /// A node that has said nothing for this long is dead.
 const NODE_SILENCE_MAX: Duration = Duration::from_secs(3);
-/// The dead are remembered until no room can have a member of theirs: see `ROOM_KEPT`.
-const NODES_KEPT: Duration = Duration::from_secs(86_400 + 3_600);
 
 /// What this node knows of the others.
 #[derive(Default)]
 pub(super) struct Census {
-    /// The names of the dead.
-    pub(super) dead: String,
+    /// The names of those that live, and since when that is known.
+    living: Option<(Vec<String>, Time)>,
     /// When this node last said that it lives.
     beaten: Option<Time>,
     /// Nobody is taken for dead before this.
@@ -41,39 +39,45 @@ impl RedisBroker {
         self.census.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The names of the nodes that live, and when that was so; nothing if it is not known now.
+    pub(super) fn living(&self) -> Option<(String, Time)> {
+        let (now, census) = (self.clock.now(), self.census());
+        let (living, at) = census.living.as_ref()?;
+        let is_known = now >= census.believed_from && now.since(*at) <= BEAT_EVERY * 2;
+        is_known.then(|| (living.join(" "), *at))
+    }
+
     /// See [`Broker::beat`](crate::broker::Broker::beat).
     pub(super) async fn count_in(&self) -> Result<bool, Unavailable> {
         let now = self.clock.now();
-        let there = self.board.shard(nodes_slot())?.shift().to_there(now);
-        let age = |age: Duration| there.saturating_sub(age.as_micros() as u64);
-        let counted = self.board.ask(nodes_slot(), Held::ByOne, |calls, _| {
-            calls.zadd(NODES, &self.node, there);
-            calls.zrembyscore(NODES, "-inf", age(NODES_KEPT));
-            calls.zrangebyscore(NODES, "-inf", age(NODE_SILENCE_MAX));
-        });
-        let dead = counted.await?.pop().ok_or_else(|| garbled("no nodes"))?;
-        let mut dead = Vec::<String>::from_redis_value(dead).map_err(|_| garbled("nodes"))?;
-        dead.sort_unstable();
-        let dead = dead.join(" ");
+        let args = [self.node.clone(), NODE_SILENCE_MAX.as_micros().to_string()];
+        let (keys, script) = ([NODES.to_owned()], &self.scripts.beat);
+        let said = self.board.script(nodes_slot(), Held::ByOne, script, &keys, &args).await?;
+        let read = <(String, u64, Vec<String>)>::from_redis_value(said);
+        let (before, there, mut living) = read.map_err(|_| garbled("nodes"))?;
+        living.sort_unstable();
         let mut census = self.census();
-        let before = census.beaten.replace(now);
-        if before.is_none_or(|before| now.since(before) > BEAT_EVERY * 2) {
-            // While Redis answered nobody, nobody could say that it lives.
+        census.beaten = Some(now);
+        let before = before.parse::<u64>().ok();
+        let gap = before.map(|before| Duration::from_micros(there.abs_diff(before)));
+        if gap.is_none_or(|gap| gap > BEAT_EVERY * 2) {
+            // While Redis answered nobody, nobody could say that it lives; nor could this node
+            // if it stood still, or by a clock that was set.
             census.believed_from = now + NODE_SILENCE_MAX;
         }
-        if now < census.believed_from || dead == census.dead {
+        if now < census.believed_from {
             return Ok(false);
         }
-        census.dead = dead;
-        Ok(true)
+        let earlier = census.living.replace((living, now));
+        let (living, _) = census.living.as_ref().ok_or_else(|| garbled("nodes"))?;
+        let (earlier, _) = earlier.unwrap_or_default();
+        Ok(earlier.iter().any(|name| living.binary_search(name).is_err()))
     }
 
     /// See [`Broker::part`](crate::broker::Broker::part).
     pub(super) async fn count_out(&self) -> Result<(), Unavailable> {
-        let there = self.board.shard(nodes_slot())?.shift().to_there(self.clock.now());
-        let silent = there.saturating_sub(2 * NODE_SILENCE_MAX.as_micros() as u64);
         let parted = self.board.ask(nodes_slot(), Held::ByOne, |calls, _| {
-            calls.zadd(NODES, &self.node, silent);
+            calls.zrem(NODES, &self.node);
         });
         parted.await.map(drop)
     }

@@ -2,12 +2,12 @@
 
 use handover_protocol::room::entry::Event;
 use handover_protocol::room::{Joining, Refusal, Sent};
-use handover_protocol::wire::message::{LeaveReason, Positions};
+use handover_protocol::wire::message::{LeaveReason, Member, Positions};
 use handover_protocol::wire::{Epoch, Json, LogLane, PeerId, PerLane, RoomName};
 use redis::Value;
 
 use super::stored::{self, Fields, garbled};
-use super::{Change, Done, RoomOp, Shift, Unavailable};
+use super::{Author, Change, Done, RoomOp, Shift, Unavailable};
 
 /// Whether a join is written down with its session.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,15 +28,17 @@ pub(super) fn op_args(
     let peer = op.author.peer;
     let to_text = |to: Option<PeerId>| to.map(|to| to.to_string()).unwrap_or_default();
     let (kind, event, [x, y, z]) = match &op.change {
-        Change::Join { user, metadata, seq } => {
+        Change::Join { user, metadata } | Change::Rejoin { user, metadata, .. } => {
             let user_text = serde_json::to_string(user).map_err(|_| garbled("a user"))?;
             let metadata = metadata.clone().unwrap_or_else(Json::empty_object);
-            let seqs = match seq {
-                PerLane { signal: 0, bulk: 0 } => String::new(),
-                PerLane { signal, bulk } => format!("s{signal}b{bulk}"),
+            let (kind, seqs) = match &op.change {
+                Change::Rejoin { seq: PerLane { signal, bulk }, .. } => {
+                    ("K", format!("s{signal}b{bulk}"))
+                }
+                _ => ("J", String::new()),
             };
             let shown = [user_text, metadata.as_str().to_owned(), seqs];
-            ("J", Some(Event::Joined { user: user.clone(), metadata }), shown)
+            (kind, Some(Event::Joined { user: user.clone(), metadata }), shown)
         }
         Change::Leave(reason) => ("L", Some(Event::Left { reason: *reason }), Default::default()),
         Change::Update(metadata) => {
@@ -57,6 +59,7 @@ pub(super) fn op_args(
             ("A", Some(event), [mark.to_owned(), String::new(), String::new()])
         }
         Change::Snapshot => ("S", None, Default::default()),
+        Change::Place => ("W", None, Default::default()),
     };
     let kind = if recorded == Recorded::As { kind } else { "X" };
     let (text, cost) = match (&op.change, event) {
@@ -68,11 +71,12 @@ pub(super) fn op_args(
     Ok([kind.to_owned(), peer.to_string(), generation, text, cost.to_string(), x, y, z])
 }
 
-/// What `apply.lua` takes for housekeeping: which nodes are dead.
+/// What `apply.lua` takes for housekeeping: which nodes live, and since when that is known.
 pub(super) fn housekeeping(
     room: &RoomName,
     epoch: Epoch,
-    dead: String,
+    living: String,
+    listed: u64,
 ) -> Result<[String; 8], Unavailable> {
     let expired = Event::Left { reason: LeaveReason::Expired };
     // Their bytes are the same, whoever they are about.
@@ -80,7 +84,8 @@ pub(super) fn housekeeping(
     let cost = stored::cost(room, nobody, epoch, expired.clone());
     let (away, expired) = (stored::event_text(&Event::Away)?, stored::event_text(&expired)?);
     let [kind, none] = ["O", ""].map(str::to_owned);
-    Ok([kind, none.clone(), none.clone(), away, cost.to_string(), dead, expired, none])
+    let listed = listed.to_string();
+    Ok([kind, none.clone(), none, away, cost.to_string(), living, expired, listed])
 }
 
 /// Where a room stands after its housekeeping; nothing if there is none.
@@ -103,29 +108,81 @@ impl Change {
     }
 }
 
+/// Who is in a room, while the answers to changes of it are read: it is told once.
+#[derive(Default)]
+pub(super) struct Roster(Option<Vec<Member>>);
+
+impl Roster {
+    /// Everybody, after a change; `told` is empty unless this is the first time.
+    fn everybody(&mut self, told: Value) -> Result<Vec<Member>, Unavailable> {
+        if let Value::Array(_) = told {
+            self.0 = Some(stored::members(told)?);
+        }
+        self.0.clone().ok_or_else(|| garbled("an answer"))
+    }
+
+    /// What a change that was applied has changed of it.
+    fn note(&mut self, author: Author, event: &Event, offset: u64) {
+        let Some(members) = &mut self.0 else { return };
+        let peer = author.peer;
+        match event {
+            Event::Joined { user, metadata } => {
+                let (user, metadata) = (user.clone(), metadata.clone());
+                members.push(Member { peer, user, metadata, since: offset, away: false });
+            }
+            Event::Left { .. } => members.retain(|member| member.peer != peer),
+            Event::Updated { .. } | Event::Away | Event::Back | Event::Message { .. } => {
+                let own = members.iter_mut().find(|member| member.peer == peer);
+                if let Some(own) = own {
+                    match event {
+                        Event::Updated { metadata } => own.metadata = metadata.clone(),
+                        Event::Away | Event::Back => own.away = *event == Event::Away,
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// What `apply.lua` has to say of a change.
 pub(super) fn done(
     room: &RoomName,
-    change: &Change,
+    op: &RoomOp,
     answer: Value,
     shift: Shift,
+    roster: &mut Roster,
 ) -> Result<Result<Done, Refusal>, Unavailable> {
+    let change = &op.change;
     let mut fields = Fields::of(answer)?;
     let what = fields.text()?;
-    let entry = |line: String| stored::entry(room, change.lane(), &line, shift);
+    let mut entry = |line: String| {
+        let entry = stored::entry(room, change.lane(), &line, shift)?;
+        roster.note(op.author, &entry.event, entry.offset);
+        Ok::<_, Unavailable>(entry)
+    };
+    let mut maybe = |line: String| if line.is_empty() { Ok(None) } else { entry(line).map(Some) };
     Ok(Ok(match (what.as_str(), change) {
         ("F", _) => Done::Fenced,
         ("R", _) => return Ok(Err(fields.refusal()?)),
         ("C", Change::Pass { .. }) => Done::Passed,
         ("D", Change::Send(_)) => Done::Sent(Sent::Duplicate(fields.applied()?)),
         ("S", Change::Join { .. }) => {
-            let line = fields.text()?;
-            let entry = if line.is_empty() { None } else { Some(entry(line)?) };
-            Done::Joined(Joining { snapshot: fields.snapshot()?, entry })
+            let entry = maybe(fields.text()?)?;
+            let snapshot = fields.snapshot(|told| roster.everybody(told))?;
+            Done::Joined(Joining { snapshot, entry })
         }
         ("S", Change::Snapshot) => {
             fields.text()?;
-            Done::Snapshot(fields.snapshot()?)
+            Done::Snapshot(fields.snapshot(|told| roster.everybody(told))?)
+        }
+        ("O", Change::Rejoin { .. }) => {
+            let entry = maybe(fields.text()?)?;
+            Done::Rejoined(fields.place()?, entry)
+        }
+        ("O", Change::Place) => {
+            fields.text()?;
+            Done::Place(fields.place()?)
         }
         ("N", Change::Leave(_)) => Done::Left(None, fields.positions()?),
         ("N", Change::MarkAway(_)) => Done::Marked(None),
@@ -136,9 +193,11 @@ pub(super) fn done(
                 Change::Leave(_) => Done::Left(Some(entry), fields.positions()?),
                 Change::Update(_) => Done::Updated(entry),
                 Change::MarkAway(_) => Done::Marked(Some(entry)),
-                Change::Join { .. } | Change::Pass { .. } | Change::Snapshot => {
-                    return Err(garbled("an answer"));
-                }
+                Change::Join { .. }
+                | Change::Rejoin { .. }
+                | Change::Pass { .. }
+                | Change::Snapshot
+                | Change::Place => return Err(garbled("an answer")),
             }
         }
         _ => return Err(garbled("an answer")),

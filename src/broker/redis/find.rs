@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt, OptionFuture, join_all};
 use futures_util::stream::FuturesUnordered;
+use handover_protocol::time::Time;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, FromRedisValue, Value};
 use tokio::time::timeout;
@@ -29,6 +30,35 @@ type Ranges = Vec<(u16, u16, Place)>;
 
 /// Connections to those who are asked, kept.
 type Told = HashMap<Place, MultiplexedConnection>;
+
+/// The connections, and what was said most recently, with its epoch.
+type Found = (Told, Option<(u64, Ranges)>);
+
+/// Older news of who has which slots are believed when there were no others for this long:
+/// sentinels can be set up anew.
+const OLDER_FOR: Duration = Duration::from_secs(30);
+
+/// How new what is believed is.
+#[derive(Default)]
+struct Believed {
+    epoch: u64,
+    /// Since when nothing but older news came.
+    older_since: Option<Time>,
+}
+
+impl Believed {
+    /// Whether news of this epoch are to be believed.
+    fn takes(&mut self, now: Time, epoch: u64) -> bool {
+        if epoch < self.epoch {
+            let since = *self.older_since.get_or_insert(now);
+            if now.since(since) < OLDER_FOR {
+                return false;
+            }
+        }
+        *self = Believed { epoch, older_since: None };
+        true
+    }
+}
 
 /// Keeps the map, and a subscription to every shard.
 pub(super) struct Keeper {
@@ -53,7 +83,8 @@ impl Keeper {
         let address = Arc::new(self.address.clone());
         let mut subscriptions: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
         let mut told = Told::new();
-        let mut look: Option<BoxFuture<'static, (Told, Option<Ranges>)>> = None;
+        let mut look: Option<BoxFuture<'static, Found>> = None;
+        let mut believed = Believed::default();
         let mut tick = tokio::time::interval(LOOK_EVERY);
         let mut is_lost = false;
         if let (Way::Direct, Some(place)) = (&address.way, address.seeds.first()) {
@@ -69,7 +100,8 @@ impl Keeper {
                         tracing::warn!("nobody says which redis to write to; asking on");
                     }
                     is_lost = found.is_none();
-                    if let Some(ranges) = found {
+                    // Those who say so may be parted from who knows better.
+                    if let Some((_, ranges)) = found.filter(|(epoch, _)| believed.takes(self.clock.now(), *epoch)) {
                         self.learn(ranges, &mut subscriptions);
                     }
                 }
@@ -130,7 +162,7 @@ impl Keeper {
 }
 
 /// What most recently was agreed on, of all who answer in time.
-async fn find(address: Arc<Address>, known: Vec<Place>, mut told: Told) -> (Told, Option<Ranges>) {
+async fn find(address: Arc<Address>, known: Vec<Place>, mut told: Told) -> Found {
     let mut places = address.seeds.clone();
     if address.way == Way::Cluster {
         places.extend(known.into_iter().filter(|place| !address.seeds.contains(place)));
@@ -151,7 +183,7 @@ async fn find(address: Arc<Address>, known: Vec<Place>, mut told: Told) -> (Told
             newest = Some((epoch, ranges));
         }
     }
-    (told, newest.map(|(_, ranges)| ranges))
+    (told, newest)
 }
 
 /// What one of them says, and under which epoch of their own.
@@ -219,4 +251,20 @@ fn slot_ranges(asked: &Place, slots: Value) -> Option<Ranges> {
         Some((first, last, Place::Tcp(host, port)))
     };
     ranges.into_iter().map(range).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_older_is_not_believed_for_a_while() {
+        let mut believed = Believed::default();
+        let at = |seconds| Time::ZERO + Duration::from_secs(seconds);
+        assert!(believed.takes(at(0), 3) && believed.takes(at(1), 3));
+        assert!(!believed.takes(at(2), 2), "a part that knows no better");
+        assert!(believed.takes(at(3), 4));
+        assert!(!believed.takes(at(100), 1) && !believed.takes(at(129), 1));
+        assert!(believed.takes(at(130), 1) && believed.takes(at(131), 1));
+    }
 }

@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::board::{Board, Lines, Shard, failed};
 use super::rooms::Rooms;
+use super::stored::garbled;
 use super::{PATIENCE, Shift, keys};
 use crate::broker::{News, Unavailable};
 use crate::clock::Clock;
@@ -40,6 +41,8 @@ const PUSHED_MAX: usize = 8_192;
 const WAITING_LINES: usize = 8;
 /// What a beat is written under goes by itself when its node is gone.
 const BEAT_KEPT_MS: u64 = 60_000;
+/// What the time is there is believed if it was answered this fast.
+const CLOCK_ASKED_MAX: Duration = Duration::from_millis(100);
 /// Replicas are waited for this long by a beat.
 const BEAT_WAIT_MS: u64 = 1_000;
 
@@ -95,14 +98,14 @@ impl Subscription {
 
     async fn keep(&mut self) {
         let mut told = false;
-        loop {
-            let failed = match self.open().await {
+        for number in 1.. {
+            let failed = match self.open(number).await {
                 Ok(standing) => {
                     tracing::info!(place = %self.shard.place, "redis answers");
                     told = false;
                     self.board.settle();
                     self.rooms.doubt(&standing.channels);
-                    self.serve(standing).await
+                    self.serve(standing, number).await
                 }
                 Err(failed) => failed,
             };
@@ -133,7 +136,7 @@ impl Subscription {
         self.board.map.borrow().owner(slot).is_some_and(|owner| Arc::ptr_eq(owner, &self.shard))
     }
 
-    async fn open(&self) -> Result<Standing, Unavailable> {
+    async fn open(&self, number: u64) -> Result<Standing, Unavailable> {
         let nothing = || Unavailable("it has no slots".to_owned());
         let (beat, _) =
             keys::beat_key(&self.node, |slot| self.is_ours(slot)).ok_or_else(nothing)?;
@@ -147,11 +150,8 @@ impl Subscription {
         let beat_line = line().await?;
         let waiting = try_join_all((0..lines).map(|_| line())).await?;
         let before = self.clock.now();
-        let (seconds, micros): (i64, i64) =
-            bounded(redis::cmd("TIME").query_async(&mut plain)).await?;
-        let there = seconds.saturating_mul(1_000_000).saturating_add(micros);
-        let here = i64::try_from(before.as_micros()).unwrap_or(i64::MAX);
-        let shift = Shift(there.saturating_sub(here));
+        let there = bounded(redis::cmd("TIME").query_async(&mut plain)).await?;
+        let shift = Shift::between(before, there)?;
         let (sender, pushed) = mpsc::channel(PUSHED_MAX);
         let overflown = Arc::new(AtomicBool::new(false));
         let is_over = overflown.clone();
@@ -170,11 +170,11 @@ impl Subscription {
         self.subscribe(&mut standing, wanted).await?;
         // It can be written to, and as many replicas as there have to be are there.
         self.beat(&standing).await?;
-        self.shard.opened(Lines::new(plain, waiting), shift);
+        self.shard.opened(Lines::new(number, plain, waiting), shift);
         Ok(standing)
     }
 
-    async fn serve(&mut self, mut standing: Standing) -> Unavailable {
+    async fn serve(&mut self, mut standing: Standing, number: u64) -> Unavailable {
         let mut tick = tokio::time::interval(BEAT_EVERY);
         let mut last_heard = self.clock.now();
         let mut map = self.board.map.subscribe();
@@ -192,7 +192,9 @@ impl Subscription {
                     Some(push) => self.pushed(&standing, push, &mut last_heard, &mut held),
                     None => Err(Unavailable("the subscription ended".to_owned())),
                 },
-                Some(ask) = self.asked.recv() => self.follow(&mut standing, ask).await,
+                Some(ask) = self.asked.recv() => {
+                    self.in_time(last_heard, self.follow(&mut standing, ask)).await
+                }
                 Some(beaten) = OptionFuture::from(beat.as_mut()) => {
                     beat = None;
                     for (channel, payload) in proven.drain(..) {
@@ -202,11 +204,11 @@ impl Subscription {
                     }
                     beaten
                 }
-                () = shard.suspect.notified() => {
+                () = shard.suspected(number) => {
                     Err(Unavailable("a connection failed".to_owned()))
                 }
                 changed = map.changed() => match changed {
-                    Ok(()) => self.align(&mut standing).await,
+                    Ok(()) => self.in_time(last_heard, self.align(&mut standing)).await,
                     Err(_) => Err(Unavailable("nobody asks any more".to_owned())),
                 },
                 _ = tick.tick() => {
@@ -224,13 +226,27 @@ impl Subscription {
 
     /// At each beat: is it heard, and does everybody still listen?
     async fn look(&self, standing: &mut Standing, last_heard: Time) -> Result<(), Unavailable> {
-        if self.clock.now().since(last_heard) > SILENCE_MAX {
+        let silence = self.clock.now().since(last_heard);
+        // What has come and was not looked at may be a beat.
+        let is_silent = silence > SILENCE_MAX && standing.pushed.is_empty();
+        if is_silent || silence > SILENCE_MAX * 2 {
             return Err(Unavailable("the subscription is silent".to_owned()));
         }
         if standing.overflown.swap(false, Ordering::AcqRel) {
             self.rooms.doubt(&standing.channels);
         }
-        self.align(standing).await
+        self.in_time(last_heard, self.align(standing)).await
+    }
+
+    /// Nothing is heard meanwhile: no longer than beats may be missing.
+    async fn in_time(
+        &self,
+        last_heard: Time,
+        done: impl Future<Output = Result<(), Unavailable>>,
+    ) -> Result<(), Unavailable> {
+        let left = SILENCE_MAX.saturating_sub(self.clock.now().since(last_heard));
+        let late = |_| Unavailable("no answer to a subscription".to_owned());
+        tokio::time::timeout(left.max(BEAT_EVERY), done).await.map_err(late)?
     }
 
     fn pushed(
@@ -290,18 +306,24 @@ impl Subscription {
         pipe.cmd("SET").arg(key).arg("").arg("PX").arg(BEAT_KEPT_MS).ignore();
         let publish = if self.sharded { "SPUBLISH" } else { "PUBLISH" };
         pipe.cmd(publish).arg(key).arg("").ignore();
+        pipe.cmd("TIME");
         let wanted = self.board.replicas;
         if wanted > 0 {
             pipe.cmd("WAIT").arg(wanted).arg(BEAT_WAIT_MS);
         }
-        let mut line = standing.line.clone();
+        let (mut line, clock, shard) = (standing.line.clone(), self.clock, self.shard.clone());
         async move {
-            let pipe: Pipeline = pipe;
+            let (pipe, asked): (Pipeline, Time) = (pipe, clock.now());
             let answer = tokio::time::timeout(BEAT_PATIENCE, pipe.query_async(&mut line));
             let late = |_| Unavailable("no answer to a beat".to_owned());
-            let have: Vec<u32> = answer.await.map_err(late)?.map_err(failed)?;
-            match have.first() {
-                Some(have) if *have < wanted => {
+            let answers: Vec<Value> = answer.await.map_err(late)?.map_err(failed)?;
+            let mut answers = answers.into_iter();
+            let there = answers.next().ok_or_else(|| garbled("no time"))?;
+            if clock.now().since(asked) < CLOCK_ASKED_MAX {
+                shard.adjust(Shift::between(asked, there)?);
+            }
+            match answers.next() {
+                Some(Value::Int(have)) if have < i64::from(wanted) => {
                     Err(Unavailable(format!("{have} of {wanted} replicas are there")))
                 }
                 _ => Ok(()),

@@ -15,11 +15,16 @@ pub(super) struct RoomKeys {
     pub(super) slot: u16,
 }
 
-pub(super) fn room_keys(room: &RoomName) -> RoomKeys {
+/// Channels, unlike keys, are the same ones in every database.
+pub(super) fn room_keys(room: &RoomName, database: i64) -> RoomKeys {
     let name = URL_SAFE_NO_PAD.encode(room.as_str());
     let key = |part: &str| format!("handover:{{r:{name}}}:{part}");
     let keys = ["meta", "members", "s", "b", "past"].map(key);
-    RoomKeys { keys, channel: key("news"), slot: tag_slot(&format!("r:{name}")) }
+    let channel = match database {
+        0 => key("news"),
+        _ => key(&format!("news:{database}")),
+    };
+    RoomKeys { keys, channel, slot: tag_slot(&format!("r:{name}")) }
 }
 
 /// `record`, `rooms` and `ever` of a session, and their slot.

@@ -10,7 +10,7 @@ if not epoch then
   end
   epoch = ARGV[4]
   redis.call('DEL', meta, members, log.s, log.b)
-  redis.call('HSET', meta, 'epoch', epoch, 'empty', ARGV[1])
+  redis.call('HSET', meta, 'epoch', epoch, 'empty', ARGV[1], 'looked', ARGV[1])
   redis.call('PEXPIRE', meta, ARGV[15])
 end
 

@@ -1,13 +1,28 @@
 -- Changes a session's record, if the caller speaks for it under the newest generation.
 --
 -- KEYS: 1 record, 2 its rooms, 3 every room that may remember it
--- ARGV: 1 what, 2 generation, 3 ms it is kept, 4 to 6 what it is about
--- Returns 1 if it was done, 0 if not, 2 if the session has been in too many rooms.
+-- ARGV: 1 what, 2 generation, 3 ms it is kept, 4 to 6 what it is about; for revive its rooms
+--   from 7 on
+-- Returns 1 if it was done (retire: the rooms), 0 if not, 2 if the session has been in too many
+-- rooms, 3 if there is nothing to retire.
 local what = ARGV[1]
 local is_there = redis.call('EXISTS', KEYS[1]) == 1
+if what == 'end' then
+  -- Whoever has not heard of it yet cannot record it again.
+  redis.call('DEL', unpack(KEYS))
+  redis.call('HSET', KEYS[1], 'ended', '1')
+  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+  return 1
+end
+if what ~= 'open' and redis.call('HEXISTS', KEYS[1], 'ended') == 1 then
+  return 0
+end
+if what == 'retire' and not is_there then
+  return 3
+end
 if what == 'open' or (what == 'revive' and not is_there) then
   local fields = { 'generation', ARGV[2], 'admission', ARGV[4], 'peer', ARGV[5], 'secret', ARGV[6] }
-  redis.call('DEL', KEYS[1])
+  redis.call('DEL', unpack(KEYS))
   redis.call('HSET', KEYS[1], unpack(fields))
 elseif what == 'revive' then
   -- Lost and revived by a node that did not know of the newest resume.
@@ -29,6 +44,11 @@ elseif what == 'readmit' then
   redis.call('HSET', KEYS[1], 'admission', ARGV[4])
 elseif what == 'retire' then
   redis.call('HSET', KEYS[1], 'retired', '1')
+elseif what == 'revive' then
+  for i = 7, #ARGV do
+    redis.call('SADD', KEYS[2], ARGV[i])
+    redis.call('SADD', KEYS[3], ARGV[i])
+  end
 elseif what == 'enter' then
   local known = redis.call('SISMEMBER', KEYS[3], ARGV[4]) == 1
   if not known and redis.call('SCARD', KEYS[3]) >= tonumber(ARGV[5]) then
@@ -42,4 +62,4 @@ end
 for i = 1, 3 do
   redis.call('PEXPIRE', KEYS[i], ARGV[3])
 end
-return 1
+return what == 'retire' and redis.call('SMEMBERS', KEYS[2]) or 1

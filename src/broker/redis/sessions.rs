@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use handover_protocol::session::grant::Admission;
 use handover_protocol::wire::{PeerId, RoomName, SessionId};
-use redis::FromRedisValue;
+use redis::{FromRedisValue, Value};
 
 use super::board::Held;
-use super::keys::{RoomKeys, room_keys, session_keys};
+use super::keys::{RoomKeys, session_keys};
 use super::stored::garbled;
-use super::{RedisBroker, millis};
-use crate::broker::{Author, ResumeError, SecretHash, SessionRecord, Unavailable};
+use super::{PAST_KEPT, RedisBroker, millis};
+use crate::broker::{Author, ResumeError, Retired, SecretHash, SessionRecord, Unavailable};
 
 /// Slots asked at once for one purpose.
 pub(super) const AT_ONCE: usize = 256;
@@ -34,13 +34,31 @@ impl RedisBroker {
         generation: u64,
         about: &[&str],
     ) -> Result<u64, Unavailable> {
+        let asked = self.ask_session(what, session, generation, about).await?;
+        u64::from_redis_value(asked).map_err(|_| garbled("an answer"))
+    }
+
+    async fn ask_session(
+        &self,
+        what: &str,
+        session: SessionId,
+        generation: u64,
+        about: &[&str],
+    ) -> Result<Value, Unavailable> {
         let mut args =
             vec![what.to_owned(), generation.to_string(), millis(self.session_kept).to_string()];
         args.extend(about.iter().map(|&text| text.to_owned()));
         let (keys, slot) = session_keys(session);
-        let asked =
-            self.board.script(slot, Held::ByReplicas, &self.scripts.session, &keys, &args).await?;
-        u64::from_redis_value(asked).map_err(|_| garbled("an answer"))
+        self.board.script(slot, Held::ByReplicas, &self.scripts.session, &keys, &args).await
+    }
+
+    pub(super) async fn retire_session(&self, author: Author) -> Result<Retired, Unavailable> {
+        let Author { session, generation, .. } = author;
+        Ok(match self.ask_session("retire", session, generation, &[]).await? {
+            Value::Int(0) => Retired::Not,
+            Value::Int(_) => Retired::Lost,
+            rooms => Retired::From(room_names(rooms)?),
+        })
     }
 
     /// Writes a session down: as one that begins, or as one that was lost.
@@ -51,8 +69,9 @@ impl RedisBroker {
     ) -> Result<bool, Unavailable> {
         let admission = admission_text(&record.admission)?;
         let secret = record.secret_hash.to_text();
-        let about = [admission.as_str(), record.peer.as_str(), &secret];
-        let SessionRecord { session, generation, .. } = record;
+        let mut about = vec![admission.as_str(), record.peer.as_str(), &secret];
+        about.extend(record.rooms.iter().map(RoomName::as_str));
+        let (session, generation) = (record.session, record.generation);
         Ok(self.change_session(what, session, generation, &about).await? == 1)
     }
 
@@ -101,9 +120,10 @@ impl RedisBroker {
     }
 
     async fn fence(&self, room: &RoomName, record: &SessionRecord) -> Result<(), Unavailable> {
-        let RoomKeys { keys: [.., past], channel, slot } = room_keys(room);
+        let RoomKeys { keys: [.., past], channel, slot } = self.room_keys(room);
         let generation = record.generation.to_string();
-        let args = [record.peer.to_string(), generation, channel, self.publish.to_owned()];
+        let (publish, kept) = (self.publish.to_owned(), millis(PAST_KEPT).to_string());
+        let args = [record.peer.to_string(), generation, channel, publish, kept];
         let (past, fence) = ([past], &self.scripts.fence);
         self.board.script(slot, Held::ByReplicas, fence, &past, &args).await.map(drop)
     }
@@ -113,24 +133,23 @@ impl RedisBroker {
         let both = self.board.ask(slot, Held::ByOne, |calls, _| {
             calls.hgetall(&record).smembers(&rooms);
         });
-        let Ok([fields, rooms]) = <[redis::Value; 2]>::try_from(both.await?) else {
+        let Ok([fields, rooms]) = <[Value; 2]>::try_from(both.await?) else {
             return Err(garbled("a session"));
         };
         let read = || HashMap::<String, String>::from_redis_value(fields);
         let fields = read().map_err(|_| garbled("a session"))?;
-        if fields.is_empty() {
+        if fields.is_empty() || fields.contains_key("ended") {
             return Ok(None);
         }
+        let rooms = room_names(rooms)?;
         let read = || {
-            let rooms = Vec::<String>::from_redis_value(rooms).ok()?;
-            let rooms = rooms.iter().map(|room| RoomName::parse(room).ok());
             let record = SessionRecord {
                 session,
                 peer: PeerId::parse(fields.get("peer")?).ok()?,
                 admission: serde_json::from_str(fields.get("admission")?).ok()?,
                 secret_hash: SecretHash::from_text(fields.get("secret")?)?,
                 generation: fields.get("generation")?.parse().ok()?,
-                rooms: rooms.collect::<Option<Vec<_>>>()?,
+                rooms,
             };
             Some(Kept { record, retired: fields.contains_key("retired") })
         };
@@ -142,17 +161,15 @@ impl RedisBroker {
         let both = self.board.ask(slot, Held::ByOne, |calls, _| {
             calls.hget(&keys[0], "peer").smembers(&keys[2]);
         });
-        let Ok([peer, rooms]) = <[redis::Value; 2]>::try_from(both.await?) else {
+        let Ok([peer, rooms]) = <[Value; 2]>::try_from(both.await?) else {
             return Err(garbled("a session"));
         };
         let peer = Option::<String>::from_redis_value(peer).map_err(|_| garbled("a session"))?;
-        let rooms = Vec::<String>::from_redis_value(rooms).map_err(|_| garbled("a session"))?;
-        let Some(peer) = peer else { return Ok(()) };
-        let rooms: Vec<RoomName> =
-            rooms.iter().filter_map(|room| RoomName::parse(room).ok()).collect();
+        let rooms = if peer.is_some() { room_names(rooms)? } else { Vec::new() };
+        let peer = peer.unwrap_or_default();
         let forget = rooms.into_iter().map(async |room: RoomName| {
-            let RoomKeys { keys: [.., past], slot, .. } = room_keys(&room);
-            let fields = ["g", "s", "b", "h"].map(|kind| format!("{kind}:{peer}"));
+            let RoomKeys { keys: [.., past], slot, .. } = self.room_keys(&room);
+            let fields = ["g", "s", "b", "h", "x"].map(|kind| format!("{kind}:{peer}"));
             let forget = self.board.ask(slot, Held::ByOne, |calls, _| {
                 calls.hdel(&past, &fields);
             });
@@ -160,9 +177,12 @@ impl RedisBroker {
         });
         stream::iter(forget).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
         // The record last: an end that is cut short can be asked for again.
-        let forget = self.board.ask(slot, Held::ByOne, |calls, _| {
-            calls.del(&keys[..]);
-        });
-        forget.await.map(drop)
+        self.change_session("end", session, 0, &[]).await.map(drop)
     }
+}
+
+fn room_names(told: Value) -> Result<Vec<RoomName>, Unavailable> {
+    let names = Vec::<String>::from_redis_value(told).map_err(|_| garbled("a session"))?;
+    let names = names.iter().map(|name| RoomName::parse(name).ok());
+    names.collect::<Option<_>>().ok_or_else(|| garbled("a room's name"))
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Shift;
 use super::rooms::Last;
-use crate::broker::Unavailable;
+use crate::broker::{Place, Unavailable};
 
 /// Something in Redis that this version did not write.
 pub(super) fn garbled(what: &str) -> Unavailable {
@@ -133,7 +133,7 @@ pub(super) fn appended(answer: &Value) -> Option<Last> {
     let Value::Array(fields) = answer else { return None };
     let [Value::BulkString(what), Value::BulkString(line), ..] = &fields[..] else { return None };
     let line = std::str::from_utf8(line).ok()?;
-    if matches!(&what[..], b"E" | b"S") { last(line) } else { None }
+    if matches!(&what[..], b"E" | b"S" | b"O") { last(line) } else { None }
 }
 
 /// What an entry with this event counts for.
@@ -162,6 +162,18 @@ fn member(peer: &str, text: &str) -> Option<Member> {
     let user = serde_json::from_str(parts.next()?).ok()?;
     let metadata = Json::parse(metadata.as_bytes()).ok()?;
     Some(Member { peer: PeerId::parse(peer).ok()?, user, metadata, since, away })
+}
+
+/// Everybody, in the order they joined.
+pub(super) fn members(told: Value) -> Result<Vec<Member>, Unavailable> {
+    let mut fields = Fields::of(told)?;
+    let mut members = Vec::with_capacity(fields.0.len() / 2);
+    while fields.0.len() > 0 {
+        let (peer, text) = (fields.text()?, fields.text()?);
+        members.push(member(&peer, &text).ok_or_else(|| garbled("a member"))?);
+    }
+    members.sort_unstable_by_key(|member| member.since);
+    Ok(members)
 }
 
 /// An answer's fields, read one after another.
@@ -213,17 +225,20 @@ impl Fields {
         Ok(Applied { seq: self.number()?, offset: self.number()?, epoch: self.epoch()? })
     }
 
-    pub(super) fn snapshot(&mut self) -> Result<Snapshot, Unavailable> {
+    pub(super) fn snapshot(
+        &mut self,
+        everybody: impl FnOnce(Value) -> Result<Vec<Member>, Unavailable>,
+    ) -> Result<Snapshot, Unavailable> {
         let positions = self.positions()?;
         let seq = PerLane { signal: self.number()?, bulk: self.number()? };
-        let mut fields = Fields::of(self.value()?)?;
-        let mut members = Vec::new();
-        while fields.0.len() > 0 {
-            let (peer, text) = (fields.text()?, fields.text()?);
-            members.push(member(&peer, &text).ok_or_else(|| garbled("a member"))?);
-        }
-        members.sort_unstable_by_key(|member| member.since);
-        Ok(Snapshot { positions, seq, members })
+        Ok(Snapshot { positions, seq, members: everybody(self.value()?)? })
+    }
+
+    pub(super) fn place(&mut self) -> Result<Place, Unavailable> {
+        let positions = self.positions()?;
+        let seq = PerLane { signal: self.number()?, bulk: self.number()? };
+        let metadata = Json::parse(self.text()?.as_bytes()).map_err(|_| garbled("metadata"))?;
+        Ok(Place { positions, seq, metadata })
     }
 
     pub(super) fn refusal(&mut self) -> Result<Refusal, Unavailable> {

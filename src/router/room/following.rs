@@ -14,12 +14,14 @@ use handover_protocol::session::{RoomLog, Slot};
 use handover_protocol::wire::message::{LeaveReason, Member, Positions};
 use handover_protocol::wire::{LogLane, PeerId, PerLane};
 
-use super::{LiveRoom, Seated};
+use super::{Asked, LiveRoom, Seated, Then};
 use crate::broker::{Change, Done, Heard, RoomOp, RoomState, Unavailable};
 use crate::router::live_log::SharedLog;
 use crate::router::mailbox::Notice;
 use crate::router::seat::Seat;
 
+/// Members seen to in one script: as many as are asked for in a batch, or so.
+const AT_ONCE: usize = 64;
 /// News taken in at once.
 const HEARD_MAX: usize = 256;
 
@@ -39,6 +41,43 @@ impl Seated {
 }
 
 impl LiveRoom {
+    /// Seats a member. Says who sat there before.
+    pub(super) fn seat(&mut self, seated: Seated) -> Option<Seated> {
+        self.vacant_since = None;
+        seated.seat.enter(&self.name);
+        self.seats.insert(seated.seat.author.peer, seated)
+    }
+
+    /// Takes the seat of who is no member any more.
+    pub(super) fn unseat(&mut self, peer: PeerId) -> Option<Arc<Seat>> {
+        let Seated { seat, .. } = self.seats.remove(&peer)?;
+        seat.exit(&self.name);
+        Some(seat)
+    }
+
+    /// Gives the snapshots that could not be had before, if they can be now.
+    pub(super) async fn pay(&mut self) {
+        let (seats, owed) = (&self.seats, &mut self.owed);
+        let is_here = |seat: &Arc<Seat>| {
+            seats.get(&seat.author.peer).is_some_and(|held| Arc::ptr_eq(&held.seat, seat))
+        };
+        owed.retain(|(seat, ..)| is_here(seat));
+        while !self.owed.is_empty() {
+            let Ok(log) = self.load().await else { return };
+            let some: Vec<_> = self.owed.drain(..self.owed.len().min(AT_ONCE)).collect();
+            let left = self.owed.len();
+            let ask = |author| RoomOp { author, change: Change::Snapshot };
+            let ops = some.iter().map(|(seat, ..)| ask(seat.author)).collect();
+            let then = some
+                .into_iter()
+                .map(|(seat, slot, reason)| Then::Answer(seat, slot, Asked::Snapshot { reason }));
+            self.change(log, ops, then.collect(), Vec::new()).await;
+            if self.owed.len() > left {
+                return;
+            }
+        }
+    }
+
     /// What other nodes did, once there is something.
     pub(in crate::router) fn poll_heard(&mut self, cx: &mut Context<'_>) -> Poll<Vec<Heard>> {
         let mut heard = Vec::new();
@@ -112,17 +151,25 @@ impl LiveRoom {
             Event::Left { reason: LeaveReason::Expired } => {
                 // ... for so long that the client has to learn that it is in the room no more.
                 seated.seat.mailbox.notify(Notice::RoomLost);
-                self.seats.remove(&entry.peer);
+                self.unseat(entry.peer);
             }
-            Event::Joined { .. } | Event::Left { .. } | Event::Back => {}
+            Event::Left { .. } => self.departed.push(entry.peer),
+            Event::Joined { .. } => self.departed.retain(|peer| *peer != entry.peer),
+            Event::Back => {}
         }
     }
 
     /// Looks after what came up while other things were done.
     pub(super) async fn settle_doubts(&mut self, tidy: bool) {
-        for seat in std::mem::take(&mut self.strangers) {
-            self.shared.revive(&seat).await;
+        for peer in std::mem::take(&mut self.departed) {
+            // A `leave` that was answered as unavailable was applied after all.
+            if let Some(seat) = self.unseat(peer) {
+                seat.mailbox.notify(Notice::RoomLost);
+            }
         }
+        let strangers = std::mem::take(&mut self.strangers);
+        let revived = strangers.iter().map(|seat| self.shared.revive(seat));
+        futures_util::future::join_all(revived).await;
         let settled = async {
             if tidy {
                 self.keep_up().await?;
@@ -249,12 +296,11 @@ impl LiveRoom {
         }
         let log = self.load_newest().await?;
         let broker = &self.shared.broker;
-        let revived = self.seats.values().map(|seated| async {
-            match seated.seat.record() {
-                Some(record) => (seated.seat.author.peer, broker.revive(record).await),
-                None => (seated.seat.author.peer, Ok(true)),
-            }
+        let revived = self.seats.values().filter_map(|Seated { seat, .. }| {
+            let record = seat.kept.as_ref()?.record(seat.author);
+            Some(async { (seat.author.peer, broker.revive(record).await) })
         });
+        let revived: Vec<_> = revived.collect();
         for (peer, is_current) in futures_util::future::join_all(revived).await {
             if !is_current? && let Some(older) = self.seats.remove(&peer) {
                 older.seat.replace();
@@ -262,18 +308,24 @@ impl LiveRoom {
         }
         let joins = self.seats.values().map(|Seated { seat, metadata, seq, .. }| RoomOp {
             author: seat.author,
-            change: Change::Join { user: seat.user.clone(), metadata: metadata.clone(), seq: *seq },
+            change: Change::Rejoin {
+                user: seat.user.clone(),
+                metadata: metadata.clone(),
+                seq: *seq,
+            },
         });
         let joins: Vec<RoomOp> = joins.collect();
-        let peers: Vec<PeerId> = joins.iter().map(|join| join.author.peer).collect();
-        let (now, known) = (self.shared.clock.now(), Some(log.positions()));
-        let joined = self.shared.broker.apply(now, &self.name, known, joins).await?;
-        let joined = joined.ok_or_else(|| Unavailable("the room is gone again".to_owned()))?;
-        for (peer, joined) in peers.into_iter().zip(joined) {
-            if let Ok(Done::Joined(_)) = joined {
+        let mut joined = Vec::with_capacity(joins.len());
+        for some in joins.chunks(AT_ONCE) {
+            let (now, known) = (self.shared.clock.now(), Some(log.positions()));
+            let done = self.shared.broker.apply(now, &self.name, known, some.to_vec()).await?;
+            joined.extend(done.ok_or_else(|| Unavailable("the room is gone again".to_owned()))?);
+        }
+        for (join, joined) in joins.into_iter().zip(joined) {
+            if let Ok(Done::Rejoined(..)) = joined {
                 continue;
             }
-            if let Some(Seated { seat, .. }) = self.seats.remove(&peer) {
+            if let Some(seat) = self.unseat(join.author.peer) {
                 match joined {
                     Ok(Done::Fenced) => seat.replace(),
                     // The client comes back, and learns that it is in the room no more.
@@ -306,6 +358,8 @@ fn is_past(at: Positions, known: Positions) -> bool {
 fn traces(done: &Done) -> (Option<&Arc<Entry>>, Option<Positions>) {
     match done {
         Done::Joined(joining) => (joining.entry.as_ref(), Some(joining.snapshot.positions)),
+        Done::Rejoined(place, entry) => (entry.as_ref(), Some(place.positions)),
+        Done::Place(place) => (None, Some(place.positions)),
         Done::Left(entry, at) => (entry.as_ref(), Some(*at)),
         Done::Updated(entry) | Done::Sent(Sent::Appended(entry)) => (Some(entry), None),
         Done::Marked(entry) => (entry.as_ref(), None),

@@ -1,0 +1,181 @@
+//! Nodes that die, and what becomes of their members.
+
+use handover_protocol::wire::message::Member;
+
+use super::losses::{key, server};
+use super::server::{Redis, nodes};
+use super::sessions::resume;
+use super::*;
+use crate::broker::Retired;
+
+/// Looks after the room again and again, as a node that lives does, until it is as it should be.
+async fn look_after(node: &Node, seconds: u64, is_so: impl Fn(&[Member]) -> bool) {
+    let patience = tokio::time::timeout(Duration::from_secs(40), async {
+        for passed in 0.. {
+            node.broker.beat().await.unwrap();
+            let node = node.later(seconds + passed);
+            node.broker.trim(node.now, &node.room, None).await.unwrap();
+            if is_so(&node.snapshot(author("bob")).await.unwrap().members) {
+                return;
+            }
+            tokio::time::sleep(crate::broker::BEAT_EVERY).await;
+        }
+    });
+    patience.await.expect("it does not become so");
+}
+
+/// What the log says of ann.
+async fn told(node: &Node) -> Vec<Event> {
+    let state = node.load("late").await;
+    let of_ann = state.entries.signal.iter().filter(|entry| entry.peer == author("ann").peer);
+    of_ann.map(|entry| entry.event.clone()).collect()
+}
+
+#[tokio::test]
+async fn what_was_applied_stays_known_when_its_node_is_taken_for_dead() {
+    let (here, there) = Nodes::with::<Redis>(limits(GENEROUS), &["ann", "bob"]).await;
+    let at_first = |node: &Node| Node { now: at(0), room: room(), ..node.clone() };
+    let (here, there) = (at_first(&here), at_first(&there));
+    let ann = author("ann");
+    there.broker.beat().await.unwrap();
+    here.join(author("bob")).await.unwrap();
+    there.join(ann).await.unwrap();
+    assert!(matches!(there.send(ann, LogLane::Bulk, 1).await, Ok(Sent::Appended(_))));
+    // Cut off: it says nothing from now on, and its client keeps its connection.
+    look_after(&here, 0, |members| members.iter().any(|m| m.peer == ann.peer && m.away)).await;
+    look_after(&here, 100, |members| members.len() == 1).await;
+    let [Event::Joined { .. }, Event::Away, Event::Left { reason: LeaveReason::Expired }] =
+        &told(&here).await[..]
+    else {
+        panic!("{:?}", told(&here).await)
+    };
+    // It is back, and says again what it was not answered.
+    let later = there.later(200);
+    assert_eq!(later.join(ann).await.unwrap().snapshot.seq, PerLane { signal: 0, bulk: 1 });
+    assert!(matches!(later.send(ann, LogLane::Bulk, 1).await, Ok(Sent::Duplicate(_))));
+    let past = server(&here).line().await;
+    let fields = async || {
+        let asked = ::redis::cmd("HKEYS").arg(key("past")).query_async(&mut past.clone()).await;
+        asked.unwrap_or_else(|error| panic!("{error}"))
+    };
+    let names: Vec<String> = fields().await;
+    assert!(!names.contains(&"x:ann".to_owned()), "as long as it lives it is known: {names:?}");
+    // At its end it is forgotten.
+    assert!(matches!(there.broker.retire(ann).await.unwrap(), Retired::From(_)));
+    there.leave(ann).await;
+    there.broker.end(ann.session).await.unwrap();
+    let names: Vec<String> = fields().await;
+    assert!(names.iter().all(|name| !name.ends_with(":ann")), "{names:?}");
+}
+
+#[tokio::test]
+async fn whom_no_node_has_any_more_is_no_member_for_ever() {
+    let (here, there) = Nodes::with::<Redis>(limits(GENEROUS), &["ann", "bob"]).await;
+    let at_first = |node: &Node| Node { now: at(0), room: room(), ..node.clone() };
+    let (here, there) = (at_first(&here), at_first(&there));
+    there.broker.beat().await.unwrap();
+    there.join(author("ann")).await.unwrap();
+    // Long enough for its node to be known to everybody.
+    let has_died = async {
+        let mut said = 0;
+        while !here.broker.beat().await.unwrap() {
+            if said < 6 {
+                there.broker.beat().await.unwrap();
+            } else {
+                there.broker.part().await.unwrap();
+            }
+            said += 1;
+            tokio::time::sleep(crate::broker::BEAT_EVERY).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(40), has_died).await.expect("nobody notices");
+    // Nobody has had the room for far longer than a session lives.
+    let here = here.later(2_000);
+    here.join(author("bob")).await.unwrap();
+    look_after(&here, 0, |members| members.iter().any(|member| member.away)).await;
+    look_after(&here, 6, |members| members.len() == 1).await;
+    // Who never comes back is forgotten in the end.
+    let here = here.later(8 * 86_400);
+    here.broker.trim(here.now, &here.room, None).await.unwrap();
+    let mut line = server(&here).line().await;
+    let names = ::redis::cmd("HKEYS").arg(key("past")).query_async::<Vec<String>>(&mut line).await;
+    let names = names.unwrap();
+    assert!(names.iter().all(|name| !name.ends_with(":ann")), "{names:?}");
+}
+
+#[tokio::test]
+async fn everything_about_a_room_goes_by_itself_one_day() {
+    let (here, there) = Nodes::joined::<Redis>(limits(GENEROUS), &["ann", "bob"]).await;
+    here.append(author("ann"), LogLane::Bulk, 1).await;
+    // Even of a room that is gone, when it is fenced.
+    let elsewhere = RoomName::parse("elsewhere").unwrap();
+    let known = SessionRecord { rooms: vec![elsewhere], ..record("ann") };
+    assert!(there.broker.revive(known).await.unwrap());
+    resume(&there, "ann").await.unwrap();
+    let mut line = server(&here).line().await;
+    let keys = ::redis::cmd("KEYS").arg("handover:{*").query_async::<Vec<String>>(&mut line).await;
+    let mut kept = 0;
+    for key in keys.unwrap() {
+        let ends = ::redis::cmd("PTTL").arg(&key).query_async::<i64>(&mut line).await.unwrap();
+        assert!(ends > 0, "{key} stays");
+        kept += usize::from(key.contains("{r:"));
+    }
+    assert_eq!(kept, 6, "five of the one room, and what is known of the other");
+}
+
+#[tokio::test]
+async fn databases_do_not_hear_each_other() {
+    let server = handover_redis_servers::Server::on_socket();
+    let [here] = nodes(&server.address, limits(GENEROUS), 0).await;
+    let [there] = nodes(&format!("{}?db=1", server.address), limits(GENEROUS), 0).await;
+    let node = |broker| Node { broker, _behind: None, room: room(), now: at(10) };
+    let (here, there) = (node(here as Arc<dyn Broker>), node(there as Arc<dyn Broker>));
+    let mut news = Vec::new();
+    for node in [&here, &there] {
+        node.broker.open(record("ann")).await.unwrap();
+        news.push(node.broker.follow(&room()).await.unwrap().unwrap());
+        node.load("first").await;
+        node.join(author("ann")).await.unwrap();
+    }
+    here.append(author("ann"), LogLane::Bulk, 1).await;
+    there.append(author("ann"), LogLane::Signal, 1).await;
+    // Of its own it hears everything, in order: the last is the one it waits for.
+    let mut heard = Vec::new();
+    loop {
+        match std::future::poll_fn(|cx| news[1].poll_heard(cx)).await.expect("news go on") {
+            crate::broker::Heard::Entry(entry) => {
+                heard.push((entry.lane, entry.offset));
+                if entry.lane == LogLane::Signal && entry.offset == 2 {
+                    break;
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(heard.iter().all(|(lane, _)| *lane == LogLane::Signal), "{heard:?}");
+}
+
+#[tokio::test]
+async fn members_are_told_once_in_a_go() {
+    let many: Vec<String> = (0..100).map(|n| format!("peer-{n}")).collect();
+    let names: Vec<&str> = many.iter().map(String::as_str).collect();
+    let limits = RoomLimits { members: 100, ..limits(GENEROUS) };
+    let (here, _) = Nodes::with::<Redis>(limits, &names).await;
+    let metadata = Some(json(&format!("\"{}\"", "x".repeat(1_000))));
+    let join = Change::Join { user: None, metadata };
+    here.ask_all(names.iter().map(|name| (author(name), join.clone())).collect()).await;
+    let mut line = server(&here).line().await;
+    let mut sent = async || {
+        let stats = ::redis::cmd("INFO").arg("stats").query_async::<String>(&mut line).await;
+        let stats = stats.unwrap();
+        let bytes = stats.lines().find_map(|line| line.strip_prefix("total_net_output_bytes:"));
+        bytes.unwrap().parse::<usize>().unwrap()
+    };
+    let before = sent().await;
+    let done = here.ask_all(names.iter().map(|n| (author(n), Change::Snapshot)).collect()).await;
+    assert!(
+        done.iter().all(|done| matches!(done, Ok(Done::Snapshot(s)) if s.members.len() == 100))
+    );
+    let took = sent().await - before;
+    assert!(took < 300_000, "{took} bytes for a list of 100,000");
+}

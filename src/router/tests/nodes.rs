@@ -1,0 +1,116 @@
+//! Sessions that go from node to node, and what one node knows better than another.
+
+use super::*;
+use crate::broker::redis::{Options, RedisBroker};
+
+/// Two routers on one broker, as two nodes.
+fn two_routers() -> [Router; 2] {
+    let limits = limits();
+    let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new(limits));
+    [(); 2].map(|()| start_on(broker.clone(), limits))
+}
+
+fn resuming(opened: Opened<SharedLog>) -> Hello {
+    let Opened { session, secret, .. } = opened;
+    hello(Some(Resume { session, secret, rooms: Default::default() }))
+}
+
+/// Joins a room of which its connection learns nothing.
+async fn join_unheard(router: &Router, seat: &Seat, room: &RoomName) {
+    let epoch = Epoch::parse("e").unwrap();
+    let broker = &router.0.broker;
+    broker.load(router.0.clock.now(), room, epoch).await.unwrap();
+    let change = Change::Join { user: None, metadata: None };
+    let op = RoomOp { author: seat.author, change };
+    let done = broker.apply(router.0.clock.now(), room, None, vec![op]).await.unwrap().unwrap();
+    assert!(matches!(done[..], [Ok(Done::Joined(_))]), "{done:?}");
+}
+
+async fn is_member(router: &Router, seat: &Seat, room: &RoomName) -> bool {
+    let op = RoomOp { author: seat.author, change: Change::MarkAway(true) };
+    let asked = router.0.broker.apply(router.0.clock.now(), room, None, vec![op]).await;
+    matches!(asked.unwrap().unwrap()[..], [Ok(Done::Marked(Some(_)))])
+}
+
+#[tokio::test]
+async fn a_session_leaves_rooms_that_only_its_record_knows() {
+    let router = router();
+    let ann = Member::join(&router).await;
+    let unheard = RoomName::parse("unheard").unwrap();
+    join_unheard(&router, &ann.seat, &unheard).await;
+    let left = router.end(ann.seat.author, [ann.room.clone()], LeaveReason::Bye).await.unwrap();
+    assert_eq!(left.len(), 2, "{left:?}");
+}
+
+#[tokio::test]
+async fn who_is_in_more_rooms_than_there_are_places_leaves_some() {
+    let router = router();
+    let open = router.open(hello(None), Some(Admission::anonymous()), mailbox());
+    let (seat, opened, _) = open.await.unwrap();
+    let rooms: Vec<_> = (0..70).map(|n| RoomName::parse(&format!("r{n}")).unwrap()).collect();
+    for room in &rooms {
+        join_unheard(&router, &seat, room).await;
+    }
+    let (seat, opened, handles) = router.open(resuming(opened), None, mailbox()).await.unwrap();
+    assert_eq!((opened.resumed.unwrap().len(), handles.len()), (ROOMS_MAX, ROOMS_MAX));
+    assert!(handles.iter().all(|(slot, ..)| usize::from(slot.index) < ROOMS_MAX));
+    let kept: Vec<_> = handles.iter().map(|(_, room, _)| room).collect();
+    for room in &rooms {
+        assert_eq!(is_member(&router, &seat, room).await, kept.contains(&room), "{room}");
+    }
+}
+
+#[tokio::test]
+async fn who_comes_from_another_node_is_one_of_its_user_here() {
+    let [here, there] = two_routers();
+    let admission = || Admission { user: Some(UserId::new("ada")), ..Admission::anonymous() };
+    let (_, first, _) = here.open(hello(None), Some(admission()), mailbox()).await.unwrap();
+    let (_, second, _) = here.open(hello(None), Some(admission()), mailbox()).await.unwrap();
+    there.bound(Bounds { sessions_per_user: 1, ..Bounds::default() });
+    // Neither is refused: they were not where they began.
+    let (seat, ..) = there.open(resuming(first), None, mailbox()).await.unwrap();
+    let (seat_too, ..) = there.open(resuming(second), None, mailbox()).await.unwrap();
+    let more = async || there.open(hello(None), Some(admission()), mailbox()).await;
+    assert_eq!(more().await.err().unwrap().code, ErrorCode::RateLimited);
+    there.end(seat.author, [], LeaveReason::Bye).await.unwrap();
+    assert_eq!(more().await.err().unwrap().code, ErrorCode::RateLimited, "there is one still");
+    there.end(seat_too.author, [], LeaveReason::Bye).await.unwrap();
+    more().await.unwrap();
+}
+
+#[tokio::test]
+async fn who_refreshes_where_it_is_no_more_is_told_so() {
+    let [here, there] = two_routers();
+    let open = here.open(hello(None), Some(Admission::anonymous()), mailbox());
+    let (seat, opened, _) = open.await.unwrap();
+    there.open(resuming(opened), None, mailbox()).await.unwrap();
+    here.readmit(&seat, Admission::anonymous(), &[]).await.unwrap();
+    assert!(matches!(soon(told(&seat)).await, Notice::Replaced));
+}
+
+#[tokio::test]
+async fn who_has_left_without_hearing_of_it_is_sent_to_come_back() {
+    let server = handover_redis_servers::Server::on_socket();
+    let stopping = CancellationToken::new();
+    let open = || {
+        let options = Options { limits: limits(), resume_window: WINDOW, replicas: 0 };
+        let (clock, stopping) = (Clock::start(), stopping.clone());
+        let opened = RedisBroker::open(&server.address, options, clock, stopping);
+        let (broker, keeping) = opened.unwrap();
+        tokio::spawn(keeping);
+        broker
+    };
+    let (here, there) = (open(), open());
+    for node in [&here, &there] {
+        node.up().wait_for(|up| *up).await.unwrap();
+    }
+    let router = start_on(Arc::new(here), limits());
+    let ann = Member::join(&router).await;
+    let rooms = || ann.seat.kept.as_ref().unwrap().record(ann.seat.author).rooms;
+    assert_eq!(rooms(), std::slice::from_ref(&ann.room), "should its record be lost");
+    // As if it had asked, and the answer had not come in time.
+    let left = RoomOp { author: ann.seat.author, change: Change::Leave(LeaveReason::Left) };
+    there.apply(router.0.clock.now(), &ann.room, None, vec![left]).await.unwrap().unwrap();
+    assert!(matches!(soon(told(&ann.seat)).await, Notice::RoomLost));
+    assert!(rooms().is_empty());
+}
