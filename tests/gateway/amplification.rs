@@ -115,9 +115,13 @@ async fn answered(served: &Besieged, attempts: &[Vec<Vec<u8>>]) -> Vec<usize> {
         received.push(answered);
     }
     // The handshake, again and again, until then.
-    while refused(served) < before + attempts.len() as u64 {
-        tokio::task::yield_now().await;
-    }
+    let all = before + attempts.len() as u64;
+    let given_up = async {
+        while refused(served) < all {
+            tokio::task::yield_now().await
+        }
+    };
+    soon(given_up).await;
     let mut buffer = [0; 2_048];
     for (socket, received) in sockets.iter().zip(&mut received) {
         *received += std::iter::from_fn(|| socket.try_recv(&mut buffer).ok()).sum::<usize>();

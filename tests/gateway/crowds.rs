@@ -111,9 +111,13 @@ async fn hundreds_of_first_packets_of_nobody() {
             sockets.push((socket, packet.len(), received));
         }
         // Until the gateway has given all of them up.
-        while refused() < before + FIRST as u64 {
-            tokio::task::yield_now().await;
-        }
+        let all = before + FIRST as u64;
+        soon(async {
+            while refused() < all {
+                tokio::task::yield_now().await
+            }
+        })
+        .await;
         for (socket, sent, first) in &sockets {
             let (mut received, mut answer) = (*first, [0; 2_048]);
             while let Ok(size) = socket.try_recv(&mut answer) {
