@@ -162,8 +162,10 @@ impl Gateway {
 
         let pressure = Pressure::default();
         if let Some(target) = config.capacity.wait {
-            let watched = pressure.clone().watch(target, clock, metrics.clone(), stopping.clone());
-            tasks.spawn(watched);
+            let (watched, counted, end) = (pressure.clone(), metrics.clone(), stopping.clone());
+            tasks.spawn(restarted(metrics.clone(), "the wait for a turn", move || {
+                watched.clone().watch(target, clock, counted.clone(), end.clone())
+            }));
         }
         let shared = Arc::new(connection::Shared {
             settings: server::Settings {
