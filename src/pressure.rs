@@ -62,7 +62,7 @@ impl Governor {
         (self.began, self.waited, self.turns) = (now, Duration::ZERO, 0);
     }
 
-    /// What may be granted of every rate, from [`LEAST`] to 1.
+    /// What may be granted of every rate, from a fiftieth to 1.
     pub fn share(&self) -> f64 {
         self.share
     }
