@@ -295,7 +295,7 @@ impl<T: Transport> Pump<T> {
                 );
                 self.pace = self.shared.router.pace(opened.session, self.pace.clone());
                 self.seat = Some(seat);
-                self.admitted.settle();
+                self.stay(opened.session);
                 self.admitted.greeted();
                 self.rooms = rooms;
                 self.session.handle_opened(&self.shared.settings, opened);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use handover_protocol::limits::{ROOM_LINGER, SEQ_ROOMS_MAX};
@@ -211,6 +212,12 @@ impl AtHand for MemoryBroker {
 
     fn dormant(&self) -> usize {
         self.state().dormant.len()
+    }
+
+    fn shrink(&self, now: Time, room: &RoomName, bytes: usize, spared: Duration) {
+        if let Some(room) = self.state().rooms.get_mut(room) {
+            room.shrink(now, bytes, spared);
+        }
     }
 }
 

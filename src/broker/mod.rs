@@ -342,4 +342,8 @@ pub trait AtHand {
 
     /// Rooms that were removed and are remembered, for the `seq`s of sessions that still live.
     fn dormant(&self) -> usize;
+
+    /// Lets go of what each log of a room holds beyond `bytes`, but for entries younger than
+    /// `spared`: the node has let go of it, and it is the same memory.
+    fn shrink(&self, now: Time, room: &RoomName, bytes: usize, spared: Duration);
 }

@@ -7,10 +7,10 @@ use handover_protocol::pace::{Pace, Verdict};
 use handover_protocol::room::Refusal;
 use handover_protocol::session::{About, Op, Outcome, Reply, Slot};
 use handover_protocol::time::Time;
-use handover_protocol::wire::{ErrorCode, Lane, RoomName};
+use handover_protocol::wire::{ErrorCode, Lane, RoomName, SessionId};
 
 use super::{Pump, Shared};
-use crate::router::quota::SharedPace;
+use crate::router::quota::{Counted, SharedPace};
 use crate::transport::Transport;
 
 impl Shared {
@@ -48,9 +48,17 @@ impl<T: Transport> Pump<T> {
         self.brake.handle_message(now, &self.shared.pressure, 0);
     }
 
-    /// A place among the connections of this address, for a session that is not resumed.
+    /// A place among the sessions of this address, for one that is not resumed.
     pub(super) fn settle(&mut self) -> Result<(), Refusal> {
         if self.admitted.try_settle() { Ok(()) } else { Err(ADDRESS_FULL) }
+    }
+
+    /// The session has its place there for as long as it lives, however many there are if it was
+    /// resumed.
+    pub(super) fn stay(&mut self, session: SessionId) {
+        self.admitted.settle();
+        let counted = self.admitted.take_place().map(|place| Box::new(place) as Counted);
+        self.shared.router.count(session, counted);
     }
 
     /// Answers a `join` that may not be. Says whether it did.
@@ -78,7 +86,7 @@ pub(super) fn retry_after(refusal: &Refusal) -> Option<Duration> {
 /// Places become free when others leave.
 const GREET_AGAIN: Duration = Duration::from_secs(1);
 const ADDRESS_FULL: Refusal =
-    Refusal::new(ErrorCode::RateLimited, "as many connections from this address as there may be");
+    Refusal::new(ErrorCode::RateLimited, "as many sessions from this address as there may be");
 const JOINS: Refusal = Refusal::new(ErrorCode::RateLimited, "too many joins in too short a time");
 const ROOMS_FULL: Refusal =
     Refusal::new(ErrorCode::RateLimited, "the gateway has as many rooms as it may have");

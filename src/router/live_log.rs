@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use handover_protocol::limits::Retention;
 use handover_protocol::room::entry::Entry;
@@ -56,12 +57,6 @@ impl LiveLog {
         changed
     }
 
-    /// What it holds, on both lanes.
-    pub fn bytes(&self) -> usize {
-        let logs = self.logs();
-        logs.signal.bytes() + logs.bulk.bytes()
-    }
-
     /// Adds the next entry of its lane. Says what was let go for it.
     pub fn append(&self, entry: Arc<Entry>, keep: &Retention) -> Trimmed {
         self.change(|logs| {
@@ -100,6 +95,13 @@ impl LiveLog {
         let (signal, bulk) = self
             .change(|logs| (logs.signal.trim(now, &keep.signal), logs.bulk.trim(now, &keep.bulk)));
         Trimmed { aged: signal.aged + bulk.aged, forced: signal.forced + bulk.forced }
+    }
+
+    /// Lets go of what each lane holds beyond `bytes`; see [`Log::shrink`].
+    pub fn shrink(&self, now: Time, bytes: usize, spared: Duration) -> Trimmed {
+        let shrink = |log: &mut Log| log.shrink(now, bytes, spared).forced;
+        let forced = self.change(|logs| shrink(&mut logs.signal) + shrink(&mut logs.bulk));
+        Trimmed { aged: 0, forced }
     }
 }
 

@@ -37,7 +37,7 @@ use handle::{Attach, Attached, Command, RoomHandle};
 use identifiers::Identifiers;
 use live_log::SharedLog;
 use mailbox::{Mailbox, Notice};
-use quota::{Bounds, LogBudget, Quota, SharedPace};
+use quota::{Bounds, Counted, LogBudget, Quota, SharedPace};
 use seat::{Kept, Seat};
 
 /// What the router's tasks share.
@@ -175,6 +175,15 @@ impl Router {
         } else {
             fresh
         }
+    }
+
+    /// Has a session count somewhere for as long as it lives here, and no longer where it did before.
+    pub fn count(&self, session: SessionId, counted: Option<Counted>) {
+        let mut sessions = self.0.sessions();
+        // As with its pace.
+        let is_here = sessions.here.contains_key(&session);
+        let before = is_here.then(|| sessions.quota.replace(session, counted));
+        drop((sessions, before));
     }
 
     /// The room, started if nobody on this node was in it.

@@ -1,6 +1,7 @@
 //! What a gateway keeps for its sessions is bounded here, and how fast each of them goes.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -16,7 +17,7 @@ pub struct Bounds {
     pub sessions_away: usize,
     /// Rooms, those included that were left a moment ago.
     pub rooms: usize,
-    /// Bytes that the logs of all rooms hold, from which on each room has a share.
+    /// Bytes that the logs of all rooms hold; beyond it each room keeps its share.
     pub log_bytes: usize,
 }
 
@@ -32,10 +33,7 @@ impl Default for Bounds {
     }
 }
 
-/// A room may hold this much even where an equal share would be less: what a call needs.
-const LOG_SHARE_MIN: usize = 256 * 1024;
-
-/// How much the logs of all rooms may hold. Looked at for each send, so it has no lock.
+/// How much the logs of all rooms may hold. Looked at whenever one grows, so it has no lock.
 #[derive(Debug)]
 pub(super) struct LogBudget(AtomicUsize);
 
@@ -44,12 +42,10 @@ impl LogBudget {
         self.0.store(bytes, Ordering::Relaxed);
     }
 
-    /// Whether a room may add to its log, where all logs come to hold `held` bytes. Beyond the
-    /// budget those may that hold less than their share of it, and beyond twice the budget nobody.
-    pub(super) fn has_place(&self, held: usize, rooms: usize, of_room: impl Fn() -> usize) -> bool {
+    /// What each of so many rooms may hold, if all logs hold more than they may.
+    pub(super) fn share(&self, held: usize, rooms: usize) -> Option<usize> {
         let budget = self.0.load(Ordering::Relaxed);
-        held <= budget
-            || held / 2 <= budget && of_room() <= (budget / rooms.max(1)).max(LOG_SHARE_MIN)
+        (held > budget).then(|| budget / rooms.max(1))
     }
 }
 
@@ -63,6 +59,9 @@ impl Default for LogBudget {
 /// A session's pace, shared by its connections.
 pub type SharedPace = Arc<Mutex<Pace>>;
 
+/// Where a session is counted, elsewhere than here, until this is dropped.
+pub type Counted = Box<dyn fmt::Debug + Send>;
+
 /// What is counted of sessions.
 #[derive(Debug, Default)]
 pub(super) struct Quota {
@@ -70,6 +69,7 @@ pub(super) struct Quota {
     of_user: HashMap<UserId, usize>,
     users: HashMap<SessionId, UserId>,
     paces: HashMap<SessionId, SharedPace>,
+    elsewhere: HashMap<SessionId, Counted>,
 }
 
 impl Quota {
@@ -95,12 +95,25 @@ impl Quota {
     /// The session has ended.
     pub(super) fn remove(&mut self, session: SessionId) {
         self.paces.remove(&session);
+        self.elsewhere.remove(&session);
         let Some(user) = self.users.remove(&session) else { return };
         if let Some(count) = self.of_user.get_mut(&user) {
             *count -= 1;
             if *count == 0 {
                 self.of_user.remove(&user);
             }
+        }
+    }
+
+    /// Has the session count there, if anywhere; where it did before.
+    pub(super) fn replace(
+        &mut self,
+        session: SessionId,
+        there: Option<Counted>,
+    ) -> Option<Counted> {
+        match there {
+            Some(there) => self.elsewhere.insert(session, there),
+            None => self.elsewhere.remove(&session),
         }
     }
 
@@ -142,20 +155,29 @@ mod tests {
     }
 
     #[test]
-    fn logs_beyond_the_budget_have_their_share_and_nobody_has_more_than_twice_the_budget() {
-        const MIB: usize = 1 << 20;
+    fn rooms_have_a_share_where_all_hold_more_than_they_may() {
         let budget = LogBudget::default();
-        assert!(budget.has_place(usize::MAX, 1, || usize::MAX), "no bound");
-        budget.set(64 * MIB);
-        let has_place = |held, rooms, of_room| budget.has_place(held, rooms, || of_room);
-        assert!(has_place(64 * MIB, 1_000, 12 * MIB), "there is a place for all");
-        assert!(!has_place(64 * MIB + 1, 32, 2 * MIB + 1));
-        assert!(has_place(64 * MIB + 1, 32, 2 * MIB));
-        assert!(has_place(64 * MIB + 1, 100_000, 256 * 1024), "small rooms go on");
-        assert!(!has_place(64 * MIB + 1, 100_000, 256 * 1024 + 1));
-        assert!(has_place(128 * MIB, 100_000, 600));
-        assert!(!has_place(128 * MIB + 2, 100_000, 600));
-        assert!(has_place(64 * MIB + 1, 0, 64 * MIB), "no rooms, no division");
+        assert_eq!(budget.share(usize::MAX, 1), None, "no bound");
+        budget.set(1_000);
+        assert_eq!(budget.share(1_000, 9), None, "there is a place for all");
+        assert_eq!(budget.share(1_001, 10), Some(100));
+        assert_eq!(budget.share(1_001, 0), Some(1_000), "no rooms, no division");
+    }
+
+    #[test]
+    fn a_session_counts_in_one_place_as_long_as_it_lives() {
+        let (here, there) = (Arc::new(()), Arc::new(()));
+        let counts = |place: &Arc<()>| Arc::strong_count(place) > 1;
+        let mut quota = Quota::default();
+        quota.replace(id("a"), Some(Box::new(here.clone())));
+        assert!(counts(&here));
+        quota.replace(id("a"), Some(Box::new(there.clone())));
+        assert!(!counts(&here) && counts(&there));
+        quota.replace(id("a"), None);
+        assert!(!counts(&there));
+        quota.replace(id("a"), Some(Box::new(here.clone())));
+        quota.remove(id("a"));
+        assert!(!counts(&here));
     }
 
     #[test]

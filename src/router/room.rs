@@ -26,7 +26,6 @@ use super::live_log::{LiveLog, SharedLog};
 use super::mailbox::Notice;
 use super::seat::Seat;
 use crate::broker::{Author, Change, Done, Heard, News, Place, RoomOp, Unavailable};
-use share::Pending;
 
 /// Every this many entries of directed traffic, those it is not for move on as well.
 const STRIDE: u64 = 32;
@@ -139,12 +138,7 @@ impl LiveRoom {
         };
         let (seat, slot, op) = *request;
         let author = seat.author;
-        let has_place = self.has_place_for(&log, &op, &mut Pending::default());
         let (change, asked) = split(&seat, op);
-        if !has_place {
-            self.finish(&log, Err(share::LOGS_FULL), Then::Answer(seat, slot, asked));
-            return Ok(());
-        }
         let now = self.shared.clock.now();
         let result = broker.apply_one(now, &self.name, RoomOp { author, change });
         self.finish(&log, result, Then::Answer(seat, slot, asked));
@@ -165,7 +159,6 @@ impl LiveRoom {
         };
         let mut ops = Vec::with_capacity(batch.len());
         let mut then = Vec::with_capacity(batch.len());
-        let (mut unplaced, mut pending) = (Vec::new(), Pending::default());
         let mut gone = Vec::new();
         let mut tidy = false;
         let unfixed = std::mem::take(&mut self.unfixed).into_iter();
@@ -175,15 +168,9 @@ impl LiveRoom {
                 Command::Request(request) => {
                     let (seat, slot, op) = *request;
                     let author = seat.author;
-                    let has_place = self.has_place_for(&log, &op, &mut pending);
                     let (change, asked) = split(&seat, op);
-                    let answer = Then::Answer(seat, slot, asked);
-                    if has_place {
-                        ops.push(RoomOp { author, change });
-                        then.push(answer);
-                    } else {
-                        unplaced.push(answer);
-                    }
+                    ops.push(RoomOp { author, change });
+                    then.push(Then::Answer(seat, slot, asked));
                 }
                 Command::Attach(attach) => {
                     let author = attach.seat.author;
@@ -210,20 +197,14 @@ impl LiveRoom {
                 Command::Tidy => tidy = true,
             }
         }
-        self.change(log, ops, then, unplaced).await;
+        self.change(log, ops, then).await;
         // Last, for a seat may have been taken in this very batch.
         gone.iter().for_each(|seat| self.detach(seat));
         self.settle_doubts(tidy).await;
     }
 
-    /// Has changes applied and answered; those that find no place are refused.
-    async fn change(
-        &mut self,
-        log: SharedLog,
-        ops: Vec<RoomOp>,
-        then: Vec<Then>,
-        unplaced: Vec<Then>,
-    ) {
+    /// Has changes applied and answered.
+    async fn change(&mut self, log: SharedLog, ops: Vec<RoomOp>, then: Vec<Then>) {
         let applied = self.apply(ops).await;
         let log = self.log.clone().unwrap_or(log);
         match applied {
@@ -237,8 +218,6 @@ impl LiveRoom {
                 then.into_iter().for_each(|then| self.finish(&log, Err(UNAVAILABLE), then));
             }
         }
-        // Behind what was taken before them.
-        unplaced.into_iter().for_each(|then| self.finish(&log, Err(share::LOGS_FULL), then));
         self.mark();
     }
 
@@ -428,6 +407,7 @@ impl LiveRoom {
 
     /// Tells the members' connections that there is something to read.
     fn mark(&mut self) {
+        self.keep_to_share();
         for lane in LogLane::ALL {
             let marks = &mut self.marks[lane];
             if std::mem::take(&mut marks.everybody) {

@@ -1,6 +1,7 @@
 //! Rooms and sessions on a broker in memory. The runtime has one thread, so what is put into a
 //! room's mailboxes without waiting reaches it in one batch.
 
+mod budget;
 mod nodes;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -8,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use async_trait::async_trait;
 use handover_protocol::limits::Retention;
 use handover_protocol::room::Snapshot;
-use handover_protocol::session::{Op, Outcome, Reply};
+use handover_protocol::session::{Op, Outcome};
 use handover_protocol::time::Time;
 use handover_protocol::wire::message::{Positions, Send};
 use handover_protocol::wire::{Codec, Epoch, Json, Secret, UserId};
@@ -129,6 +130,10 @@ impl AtHand for Faulty {
 
     fn dormant(&self) -> usize {
         self.sound.dormant()
+    }
+
+    fn shrink(&self, now: Time, room: &RoomName, bytes: usize, spared: Duration) {
+        self.sound.shrink(now, room, bytes, spared);
     }
 }
 
@@ -410,26 +415,7 @@ async fn a_fault_leaves_nobody_waiting_in_a_mailbox() {
     assert!(matches!(soon(told(&stranger)).await, Notice::RoomLost));
 }
 
-fn body(bytes: usize) -> Json {
-    Json::parse(format!("\"{}\"", "x".repeat(bytes - 2)).as_bytes()).unwrap()
-}
-
 impl Member {
-    /// What is told of a send that the room serves at once; nothing if it was taken.
-    fn send_now(&self, seq: u64, bytes: usize) -> Option<ErrorCode> {
-        let (room, body) = (self.room.clone(), body(bytes));
-        let op = Op::Send(Send { room, lane: LogLane::Bulk, seq, to: None, body });
-        let ask = Command::Request(Box::new((self.seat.clone(), SLOT, op)));
-        self.handle.ask(LogLane::Bulk, ask).unwrap();
-        match self.seat.mailbox.take_notice() {
-            Some(Notice::Reply(Reply { outcome: Outcome::Refused { refusal, .. }, .. })) => {
-                Some(refusal.code)
-            }
-            None => None,
-            other => panic!("{other:?}"),
-        }
-    }
-
     async fn members(&self) -> Snapshot {
         self.ask(Op::Members { id: 9 });
         match soon(self.outcome()).await {
@@ -437,59 +423,6 @@ impl Member {
             other => panic!("{other:?}"),
         }
     }
-}
-
-/// Who fills its rooms takes nobody else's place, and all of it is counted.
-#[tokio::test]
-async fn logs_have_a_budget_and_beyond_it_a_room_has_its_share() {
-    const KIB: usize = 1024;
-    let router = router();
-    router.bound(Bounds { log_bytes: 400 * KIB, ..Bounds::default() });
-    let (ann, bob) =
-        (Member::join_room(&router, "full").await, Member::join_room(&router, "small").await);
-    let held = || usize::try_from(router.0.metrics.log_bytes.get()).unwrap();
-    let taken = (1..1_000).take_while(|seq| ann.send_now(*seq, 20 * KIB).is_none()).count();
-    assert_eq!(taken, 19, "so many find a place");
-    assert!((380 * KIB..400 * KIB).contains(&held()), "{}", held());
-    assert_eq!(ann.send_now(20, 20 * KIB), Some(ErrorCode::RateLimited));
-    assert_eq!((1..=10).find_map(|seq| bob.send_now(seq, 20 * KIB)), None, "a small room goes on");
-    // What waits for the room is served alike, in its order.
-    for seq in 20..30 {
-        let (room, body) = (ann.room.clone(), body(20 * KIB));
-        ann.ask(Op::Send(Send { room, lane: LogLane::Bulk, seq, to: None, body }));
-    }
-    for _ in 20..30 {
-        let Outcome::Refused { refusal, .. } = soon(ann.outcome()).await else { panic!("taken") };
-        assert_eq!(refusal.code, ErrorCode::RateLimited);
-    }
-    ann.ask(Op::Update { id: 3, metadata: body(4 * KIB) });
-    let Outcome::Refused { refusal, .. } = soon(ann.outcome()).await else { panic!("taken") };
-    assert_eq!(refusal.code, ErrorCode::RateLimited);
-    // Its members may still come and go.
-    ann.ask(Op::Leave { id: 4 });
-    assert!(matches!(soon(ann.outcome()).await, Outcome::Left { .. }));
-    // With more rooms, up to twice the budget.
-    let mut taken = 0;
-    for n in 0..4 {
-        let member = Member::join_room(&router, &format!("more {n}")).await;
-        taken += (1..=10).take_while(|seq| member.send_now(*seq, 20 * KIB).is_none()).count();
-    }
-    assert!(taken < 40 && held() <= 800 * KIB, "{taken}, {}", held());
-    assert!(held() > 750 * KIB, "{}", held());
-    assert_eq!(bob.send_now(11, 20 * KIB), Some(ErrorCode::RateLimited), "nobody has more");
-    let of_rooms = async |router: &Router| {
-        let names: Vec<RoomName> = router.0.rooms().keys().cloned().collect();
-        let mut bytes = 0;
-        for name in names {
-            let now = router.0.clock.now();
-            let epoch = router.0.identifiers.epoch().unwrap();
-            let state = router.0.broker.load(now, &name, epoch).await.unwrap();
-            let entries = state.entries.signal.iter().chain(&state.entries.bulk);
-            bytes += entries.map(|entry| entry.bytes()).sum::<usize>();
-        }
-        bytes
-    };
-    assert_eq!(held(), of_rooms(&router).await, "to the byte");
 }
 
 fn fixing(role: &str) -> Admission {

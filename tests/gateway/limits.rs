@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use handover_protocol::pace::Rate;
 use serde_json::{Value, json};
 
-use super::setup::{Member, Served};
+use super::setup::{Member, Served, soon};
 
 /// With one large message it is used up for the rest of the day.
 const SCARCE: Rate = Rate { per_s: 1, burst: 4_000 };
@@ -139,9 +139,35 @@ async fn the_place_of_a_connection_that_ended_is_free() {
     first.send("signal", json!({"type": "bye"})).await;
     assert_eq!(first.closed().await, 4500);
     let mut second = Member::over_webtransport(served.secure()).await;
-    // The gateway may still be waiting for the first to have read that.
-    while greeting(&mut second).await["type"] != "welcome" {}
+    assert_eq!(greeting(&mut second).await["type"], "welcome");
     second.answers().await;
+}
+
+/// Those who leave count where they were for as long as they may come back. All of them coming back
+/// at once are no more than might have stayed.
+#[tokio::test]
+async fn a_session_counts_at_its_address_without_a_connection_too() {
+    let served = Served::with(|config| config.capacity.connections_per_address = 1).await;
+    let first = served.webtransport().await;
+    let session = first.welcome.clone();
+    drop(first);
+    soon(async { while served.metric("handover_connections{").await > 0 {} }).await;
+    let elsewhere = Ipv4Addr::new(127, 0, 0, 2);
+    let mut second = Member::over_webtransport(served.secure()).await;
+    assert_eq!(greeting(&mut second).await["code"], "rate_limited");
+
+    // It goes on from another address, and counts there from then on.
+    let mut moved = Member::from_address(elsewhere, served.secure()).await;
+    moved.resume(&session).await;
+    assert_eq!(moved.expect("signal", "welcome").await["resumed"], true);
+    assert_eq!(greeting(&mut second).await["type"], "welcome");
+    let mut neighbour = Member::from_address(elsewhere, served.secure()).await;
+    assert_eq!(greeting(&mut neighbour).await["code"], "rate_limited");
+
+    // Until it ends.
+    moved.send("signal", json!({"type": "bye"})).await;
+    assert_eq!(moved.closed().await, 4500);
+    assert_eq!(greeting(&mut neighbour).await["type"], "welcome");
 }
 
 #[tokio::test]

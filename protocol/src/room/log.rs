@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::entry::Entry;
 use crate::limits::Retention;
@@ -119,12 +120,24 @@ impl Log {
         }
         trimmed
     }
+
+    /// Lets go of the oldest entries until no more than `bytes` are held. Those younger than `spared`
+    /// stay: their readers are on the way.
+    pub fn shrink(&mut self, now: Time, bytes: usize, spared: Duration) -> Trimmed {
+        let mut trimmed = Trimmed::default();
+        while self.bytes > bytes
+            && let Some(oldest) = self.entries.pop_front_if(|oldest| now.since(oldest.at) >= spared)
+        {
+            self.bytes -= oldest.bytes();
+            self.first += 1;
+            trimmed.forced += 1;
+        }
+        trimmed
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::room::entry::Event;
     use crate::wire::{Epoch, LogLane, PeerId, RoomName};
@@ -182,5 +195,24 @@ mod tests {
         log.trim(now + Duration::from_secs(60), &keep(99, usize::MAX, 3, 3));
         assert_eq!((log.first(), log.last(), log.bytes()), (11, 10, 0));
         assert_eq!(offset_behind(&log, 10).unwrap_err(), "Current");
+    }
+
+    #[test]
+    fn shrinks_to_so_many_bytes_and_spares_what_is_young() {
+        let mut log = Log::default();
+        for offset in 1..=10 {
+            log.append(entry(offset, offset));
+        }
+        let (one, now) = (entry(1, 0).bytes(), Time::from_micros(10_000_000));
+        let spared = Duration::from_secs(3);
+        assert_eq!(log.shrink(now, 8 * one, spared), Trimmed { aged: 0, forced: 2 });
+        assert_eq!(log.shrink(now, 8 * one, spared), Trimmed::default());
+        assert_eq!(log.shrink(now, 0, spared).forced, 5, "offset 8 is two seconds old");
+        assert_eq!((log.first(), log.last(), log.bytes()), (8, 10, 3 * one));
+        assert_eq!(offset_behind(&log, 6).unwrap_err(), "Trimmed");
+        log.shrink(now + spared, one - 1, spared);
+        assert_eq!((log.first(), log.last(), log.bytes()), (11, 10, 0), "the newest one, too");
+        log.append(entry(11, 13));
+        assert_eq!(offset_behind(&log, 10), Ok(11));
     }
 }

@@ -316,6 +316,13 @@ impl Room {
         }
     }
 
+    /// Lets go of what each log holds beyond `bytes`; see [`Log::shrink`].
+    pub fn shrink(&mut self, now: Time, bytes: usize, spared: Duration) {
+        LogLane::ALL.into_iter().for_each(|lane| {
+            self.logs[lane].shrink(now, bytes, spared);
+        });
+    }
+
     fn append(&mut self, now: Time, lane: LogLane, peer: PeerId, event: Event) -> Arc<Entry> {
         let log = &mut self.logs[lane];
         let offset = log.last() + 1;

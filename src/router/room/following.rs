@@ -71,7 +71,7 @@ impl LiveRoom {
             let then = some
                 .into_iter()
                 .map(|(seat, slot, reason)| Then::Answer(seat, slot, Asked::Snapshot { reason }));
-            self.change(log, ops, then.collect(), Vec::new()).await;
+            self.change(log, ops, then.collect()).await;
             if self.owed.len() > left {
                 return;
             }

@@ -1,45 +1,31 @@
 //! A room's share of what the logs of all rooms may hold.
 
-use handover_protocol::room::Refusal;
-use handover_protocol::room::entry::Entry;
-use handover_protocol::session::Op;
-use handover_protocol::wire::ErrorCode;
+use std::time::Duration;
+
+use handover_protocol::room::log::Trimmed;
 
 use super::LiveRoom;
-use crate::router::live_log::SharedLog;
 
-/// The answer to what would go into a log that holds its share.
-pub(super) const LOGS_FULL: Refusal =
-    Refusal::new(ErrorCode::RateLimited, "the logs hold as much as they may; this room its share");
-
-/// What the requests of a batch will add to the room's logs.
-#[derive(Debug, Default)]
-pub(super) struct Pending {
-    bytes: usize,
-    /// What follows a refused send would be a gap.
-    is_refused: bool,
-}
+/// However little a room may hold, it holds what was said so recently: its members are about to read
+/// it.
+const SPARED: Duration = Duration::from_secs(2);
 
 impl LiveRoom {
-    /// Whether there is a place in the logs for what a request adds to them; if so, it is counted.
-    /// Joins, leaves and absences always have one: they are small, paced, and have to be known.
-    pub(super) fn has_place_for(&self, log: &SharedLog, op: &Op, pending: &mut Pending) -> bool {
-        let bytes = Entry::OVERHEAD
-            + match op {
-                Op::Send(send) => send.body.len(),
-                Op::Update { metadata, .. } => metadata.len(),
-                _ => return true,
-            };
-        let added = pending.bytes + bytes;
-        let metrics = &self.shared.metrics;
-        let held = usize::try_from(metrics.log_bytes.get()).unwrap_or(0) + added;
-        let rooms = usize::try_from(metrics.rooms.get()).unwrap_or(0);
-        let has_place = self.shared.log_budget.has_place(held, rooms, || log.bytes() + added);
-        if has_place && !pending.is_refused {
-            pending.bytes = added;
-            return true;
+    /// Lets go of what this room holds beyond its share, half of it on each lane, where all logs hold
+    /// more than they may. Nobody is refused anything: who is far behind starts again.
+    pub(super) fn keep_to_share(&self) {
+        let (shared, Some(log)) = (&self.shared, &self.log) else { return };
+        let held = usize::try_from(shared.metrics.log_bytes.get()).unwrap_or(0);
+        let rooms = usize::try_from(shared.metrics.rooms.get()).unwrap_or(0);
+        let Some(share) = shared.log_budget.share(held, rooms) else { return };
+        let now = shared.clock.now();
+        let trimmed = log.shrink(now, share / 2, SPARED);
+        if trimmed == Trimmed::default() {
+            return;
         }
-        pending.is_refused = true;
-        false
+        shared.metrics.trimmed(&trimmed);
+        if let Some(broker) = shared.broker.at_hand() {
+            broker.shrink(now, &self.name, share / 2, SPARED);
+        }
     }
 }

@@ -8,14 +8,43 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use handover_protocol::pace::{Bucket, Rate};
 use handover_protocol::time::Time;
 
-/// Whoever has an IPv6 address has at least a network of this many bits to choose from.
+/// Whoever has an IPv6 address has at least a network of this many bits to choose from,
 const V6_PREFIX: u32 = 64;
+/// and often as many of them as there are in one of these. Others may be in it, too,
+const V6_SITE: u32 = 48;
+/// so that it may have so many times what one network may.
+const SITE_TIMES: usize = 4;
 
 /// Counts per address. Clones count together.
 #[derive(Clone, Debug)]
 pub struct Addresses {
     most: usize,
-    counts: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    counts: Arc<Mutex<HashMap<Counted, usize>>>,
+}
+
+/// What is counted, and how often it may have what an address may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Counted {
+    Address(IpAddr),
+    Site(IpAddr),
+}
+
+impl Counted {
+    /// What an address is counted as.
+    fn all(address: IpAddr) -> impl Iterator<Item = Counted> {
+        let site = match address.to_canonical() {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(address) => Some(Counted::Site(network(address, V6_SITE))),
+        };
+        [Counted::Address(key(address))].into_iter().chain(site)
+    }
+
+    fn times(self, most: usize) -> usize {
+        match self {
+            Counted::Address(_) => most,
+            Counted::Site(_) => most.saturating_mul(SITE_TIMES),
+        }
+    }
 }
 
 impl Addresses {
@@ -36,21 +65,23 @@ impl Addresses {
 
     /// Whether the address has more than half of what it may have.
     pub fn is_crowded(&self, address: IpAddr) -> bool {
-        self.counts().get(&key(address)).is_some_and(|count| *count > self.most / 2)
+        let counts = self.counts();
+        let mut held = Counted::all(address).map(|of| (of, counts.get(&of).copied().unwrap_or(0)));
+        held.any(|(of, held)| held > of.times(self.most) / 2)
     }
 
     fn take_below(&self, address: IpAddr, most: usize) -> Option<AddressPlace> {
-        let address = key(address);
         let mut counts = self.counts();
         // Looked at first: an address that gets nothing leaves nothing behind.
-        if counts.get(&address).copied().unwrap_or(0) >= most {
+        let held = |of| counts.get(&of).copied().unwrap_or(0);
+        if Counted::all(address).any(|of| held(of) >= of.times(most)) {
             return None;
         }
-        *counts.entry(address).or_insert(0) += 1;
+        Counted::all(address).for_each(|of| *counts.entry(of).or_insert(0) += 1);
         Some(AddressPlace { address, addresses: self.clone() })
     }
 
-    fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+    fn counts(&self) -> MutexGuard<'_, HashMap<Counted, usize>> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -87,11 +118,12 @@ impl Callers {
 fn key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => {
-            let network = address.to_bits() >> (128 - V6_PREFIX) << (128 - V6_PREFIX);
-            Ipv6Addr::from_bits(network).into()
-        }
+        IpAddr::V6(address) => network(address, V6_PREFIX),
     }
+}
+
+fn network(address: Ipv6Addr, bits: u32) -> IpAddr {
+    Ipv6Addr::from_bits(address.to_bits() >> (128 - bits) << (128 - bits)).into()
 }
 
 /// One place of an address; given back when dropped.
@@ -104,10 +136,12 @@ pub struct AddressPlace {
 impl Drop for AddressPlace {
     fn drop(&mut self) {
         let mut counts = self.addresses.counts();
-        if let Some(count) = counts.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.address);
+        for of in Counted::all(self.address) {
+            if let Some(count) = counts.get_mut(&of) {
+                *count -= 1;
+                if *count == 0 {
+                    counts.remove(&of);
+                }
             }
         }
     }
@@ -147,5 +181,19 @@ mod tests {
         let _mapped = addresses.try_take(ip("::ffff:203.0.113.7")).unwrap();
         assert!(addresses.try_take(ip("203.0.113.7")).is_none());
         assert!(addresses.is_crowded(ip("203.0.113.7")));
+    }
+
+    #[test]
+    fn the_networks_of_a_site_have_four_times_what_one_may_have() {
+        let addresses = Addresses::new(2);
+        let from = |net: usize| addresses.try_take(ip(&format!("2001:db8:1:{net:x}::1")));
+        let places: Vec<_> = (0..9).flat_map(|net| [from(net), from(net)]).flatten().collect();
+        assert_eq!(places.len(), 8);
+        assert!(addresses.is_crowded(ip("2001:db8:1:ffff::1")));
+        assert!(addresses.try_take(ip("2001:db8:1:ffff::1")).is_none());
+        assert!(addresses.take(ip("2001:db8:1:ffff::1")).is_some(), "however many there are");
+        assert!(addresses.try_take(ip("2001:db8:2:ffff::1")).is_some(), "it is another one's");
+        drop(places);
+        assert!(addresses.counts().is_empty());
     }
 }

@@ -75,7 +75,7 @@ pub struct GateLimits {
     pub ungreeted: usize,
     /// Those of one address.
     pub ungreeted_per_address: usize,
-    /// Connections of one address.
+    /// Sessions of one address, with a connection or without.
     pub connections_per_address: usize,
     /// Handshakes begun per second by QUIC, and as many by TLS.
     pub handshakes: Option<Rate>,
@@ -315,6 +315,12 @@ impl Admitted {
         if let (Some(address), None) = (self.address, &self.of_address) {
             self.of_address = self.connections_of.take(address);
         }
+    }
+
+    /// The place under its address, for the session to keep: that counts there for as long as it
+    /// lives, or those who leave and come back would be more than those who stay.
+    pub fn take_place(&mut self) -> Option<AddressPlace> {
+        self.of_address.take()
     }
 
     /// The peer has said `hello`: the place among those who have not is free again.

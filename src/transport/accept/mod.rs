@@ -21,6 +21,7 @@ use handover_protocol::wire::Codec;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use addresses::AddressPlace;
 pub use gate::{Admitted, Entered, Gate, GateLimits, Refused, Visitor};
 pub use quic::accept_quic;
 pub use tcp::{TcpIo, TcpTls, accept_tcp, bind_tcp};
