@@ -45,7 +45,7 @@ use crate::router::live_log::SharedLog;
 use crate::router::mailbox::{Mailbox, Notice};
 use crate::router::quota::SharedPace;
 use crate::router::seat::Seat;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, guarded};
 use crate::transport::accept::Admitted;
 use crate::transport::{Inbound, Intake, Kind, Transport, TransportEnd};
 
@@ -111,24 +111,25 @@ pub async fn run<T: Transport>(transport: T, admitted: Admitted, shared: Arc<Sha
             transport = kind.name(), codec = codec.name(), %remote, %session, %peer, reason,
             detail = %end, lasted_ms, "connection ended"
         ),
-        None => tracing::info!(
+        // Anybody may make these by the thousand; the metrics count them.
+        None => tracing::debug!(
             transport = kind.name(), codec = codec.name(), %remote, reason, detail = %end,
             lasted_ms, "connection ended without a session"
         ),
     }
-    let let_go = async {
+    let let_go = guarded(&shared.metrics, "leaving a connection", async {
         if let (Some(seat), false) = (&seat, ended) {
             let rooms = rooms.into_iter().map(|(_, name, handle)| (name, handle)).collect();
             shared.router.lost(seat, rooms).await;
         }
-    };
-    let say_why = async {
+    });
+    let say_why = guarded(&shared.metrics, "a connection's last words", async {
         if let End::Close(close) = end {
             let code = CloseCode::from_number(close.code.into()).unwrap_or(CloseCode::Internal);
             let last = codec.encode_server(&ServerMessage::Close(close));
             transport.close(Some(last), code, CLOSE_GRACE).await;
         }
-    };
+    });
     // Neither a busy room nor a peer that does not read keeps the other waiting.
     tokio::join!(let_go, say_why);
     drop(admitted);
@@ -404,7 +405,7 @@ impl<T: Transport> Pump<T> {
             // Datagrams cannot be held back. While their room takes nothing they are lost,
             // as they may be, rather than kept.
             self.shared.metrics.ephemeral_unread();
-            return;
+            return self.pass_over(now, payload.len());
         }
         self.shared.metrics.received(self.transport.kind(), payload.len() as u64);
         self.take(now, lane, &payload);

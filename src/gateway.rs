@@ -128,8 +128,10 @@ impl Gateway {
                         .map_err(|error| StartError::Broker(error.to_string()))?;
                 spawn(&tasks, &metrics, "news of rooms", subscription);
                 let up = broker.up();
-                let watched = watch_broker(up.clone(), metrics.clone(), stopping.clone());
-                spawn(&tasks, &metrics, "the broker's state", watched);
+                let (watched, counted, stop) = (up.clone(), metrics.clone(), stopping.clone());
+                tasks.spawn(restarted(metrics.clone(), "the broker's state", move || {
+                    watch_broker(watched.clone(), counted.clone(), stop.clone())
+                }));
                 broker_up = Some(up);
                 Arc::new(broker)
             }
@@ -230,6 +232,10 @@ impl Gateway {
         };
 
         let over_tls = TcpTls::new(&tls.tcp());
+        let by_tcp = |listener: TcpListener, tls: Option<TcpTls>| {
+            let (listener, site, acceptor) = (Arc::new(listener), site.clone(), acceptor.clone());
+            move || accept_tcp(listener.clone(), tls.clone(), site.clone(), acceptor.clone())
+        };
         let mut endpoints = Vec::new();
         let listening = bound.iter().map(|(address, ..)| *address).collect();
         for (address, udp, tcp) in bound {
@@ -238,15 +244,17 @@ impl Gateway {
             let endpoint = endpoint(udp, quic.clone(), clock, connection_ids, secret.as_ref());
             let endpoint = endpoint.map_err(failed)?;
             endpoints.push(endpoint.clone());
-            let quic = accept_quic(endpoint, acceptor.clone());
-            spawn(&tasks, &metrics, "accepting by QUIC", quic);
-            let tls = accept_tcp(tcp, Some(over_tls.clone()), site.clone(), acceptor.clone());
-            spawn(&tasks, &metrics, "accepting by TLS", tls);
+            let (counted, by_quic) = (metrics.clone(), acceptor.clone());
+            tasks.spawn(restarted(counted, "accepting by QUIC", move || {
+                accept_quic(endpoint.clone(), by_quic.clone())
+            }));
+            let by_tcp = by_tcp(tcp, Some(over_tls.clone()));
+            tasks.spawn(restarted(metrics.clone(), "accepting by TLS", by_tcp));
         }
         let plain = http.iter().map(|(address, _)| *address).collect();
         for (_, tcp) in http {
-            let plain = accept_tcp(tcp, None, site.clone(), acceptor.clone());
-            spawn(&tasks, &metrics, "accepting by plain HTTP", plain);
+            let by_tcp = by_tcp(tcp, None);
+            tasks.spawn(restarted(metrics.clone(), "accepting by plain HTTP", by_tcp));
         }
         Ok(Gateway {
             listening,

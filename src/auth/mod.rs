@@ -13,10 +13,11 @@ mod signature;
 mod source;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use handover_protocol::pace::{Bucket, Rate};
 use handover_protocol::session::grant::Admission;
 use handover_protocol::time::Time;
 use handover_protocol::wire::Secret;
@@ -34,6 +35,8 @@ use crate::config::{Auth, JwksPlace};
 use crate::telemetry::Metrics;
 use fetch::{FETCH_TIMEOUT, Fetcher};
 
+/// Lines in the log for refused tokens; the metrics count all of them.
+const LINES: Rate = Rate { per_s: 1, burst: 20 };
 /// How often key files are looked at.
 const FILES_READ_EVERY: Duration = Duration::from_secs(60);
 
@@ -46,6 +49,8 @@ pub struct Authority {
     fetcher: Option<Fetcher>,
     /// Held to copy a pointer, never longer.
     keys: RwLock<Arc<KeySet>>,
+    /// What they are made of. Kept here, for what looks after them may begin again.
+    parts: Mutex<Parts>,
     /// Somebody holds a token whose key is not known.
     wanted: Notify,
     /// Somebody asked to read the files now.
@@ -54,6 +59,8 @@ pub struct Authority {
     fetched: watch::Sender<Option<Time>>,
     /// The log says that there are no keys.
     lack_was_told: AtomicBool,
+    /// What the log says of refused tokens.
+    lines: Mutex<Bucket>,
 }
 
 /// The keys of one place after the other.
@@ -90,11 +97,13 @@ impl Authority {
             clock,
             metrics,
             fetcher,
-            keys: RwLock::new(Arc::new(KeySet::of(files))),
+            keys: RwLock::new(Arc::new(KeySet::of(files.iter().cloned()))),
+            parts: Mutex::new(Parts { files, fetched: Vec::new() }),
             wanted: Notify::new(),
             asked: Notify::new(),
             fetched: watch::Sender::new(None),
             lack_was_told: AtomicBool::new(false),
+            lines: Mutex::new(Bucket::new(LINES, clock.now())),
         })
     }
 
@@ -125,9 +134,14 @@ impl Authority {
     }
 
     /// Whether a refusal is worth a line of its own. That there are no keys is said once, until
-    /// there have been some: clients ask again and again meanwhile.
+    /// there have been some: clients ask again and again meanwhile. Of others there are so many lines
+    /// and no more, for anybody may cause them.
     fn is_news(&self, error: &TokenError) -> bool {
-        !matches!(error, TokenError::NoKeys) || !self.lack_was_told.swap(true, Ordering::Relaxed)
+        if matches!(error, TokenError::NoKeys) {
+            return !self.lack_was_told.swap(true, Ordering::Relaxed);
+        }
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.take(self.clock.now(), 1).is_ok()
     }
 
     fn check(&self, token: &Secret) -> Result<Admission, TokenError> {
@@ -165,7 +179,6 @@ impl Authority {
     /// now, from time to time, and when a token names a key that is not known. Keys that cannot
     /// be had again stay in use.
     pub async fn keep_fresh(self: Arc<Self>, stop: CancellationToken) {
-        let mut parts = Parts { files: self.keys().iter().cloned().collect(), fetched: Vec::new() };
         let mut files_due = self.clock.now() + FILES_READ_EVERY;
         let mut fetch_due = self.clock.now();
         let (mut file_error, mut fetch_error) = (None, None);
@@ -178,12 +191,11 @@ impl Authority {
                 match read.await {
                     Ok(Ok(files)) => {
                         file_error = None;
-                        parts.files = files;
+                        self.replace(|parts| parts.files = files);
                     }
                     Ok(Err(error)) => note(&mut file_error, error.to_string()),
                     Err(panicked) => note(&mut file_error, panicked.to_string()),
                 }
-                self.replace(&parts);
             }
             if let Some(fetcher) = self.fetcher.as_ref().filter(|_| now >= fetch_due) {
                 let outcome = tokio::select! {
@@ -194,8 +206,7 @@ impl Authority {
                     Ok(keys) => {
                         tracing::debug!(keys = keys.len(), "JWKS fetched");
                         fetch_error = None;
-                        parts.fetched = keys;
-                        self.replace(&parts);
+                        self.replace(|parts| parts.fetched = keys);
                         self.auth.jwks_refresh
                     }
                     Err(error) => {
@@ -226,7 +237,9 @@ impl Authority {
         }
     }
 
-    fn replace(&self, parts: &Parts) {
+    fn replace(&self, change: impl FnOnce(&mut Parts)) {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut parts);
         let keys = parts.files.iter().chain(&parts.fetched).cloned();
         let keys = KeySet::of(keys);
         if !keys.is_empty() {
@@ -324,11 +337,42 @@ mod tests {
         assert!(is_news(TokenError::NoKeys));
         assert!(!is_news(TokenError::NoKeys) && !is_news(TokenError::NoKeys));
         assert!(is_news(TokenError::Signature) && is_news(TokenError::Signature));
-        authority.replace(&Parts::default());
+        authority.replace(|_| ());
         assert!(!is_news(TokenError::NoKeys), "still none");
         let key = Key::from_secret(&[7; 32]).unwrap();
-        authority.replace(&Parts { files: vec![key], fetched: Vec::new() });
-        authority.replace(&Parts::default());
+        authority.replace(|parts| parts.files = vec![key]);
+        authority.replace(|parts| parts.files = Vec::new());
         assert!(is_news(TokenError::NoKeys), "there were some");
+    }
+
+    #[test]
+    fn refused_tokens_have_so_many_lines() {
+        let auth = Auth {
+            jwks: Some(JwksPlace::Url("http://127.0.0.1:1/".parse().unwrap())),
+            ..Auth::default()
+        };
+        let authority = Authority::open(auth, 4_096, Clock::start(), Arc::default()).unwrap();
+        let lines = (0..10_000).filter(|_| authority.is_news(&TokenError::Signature)).count();
+        // Another one for each second that this takes.
+        assert!((20..1_000).contains(&lines), "{lines}");
+    }
+
+    /// A key that its issuer withdraws is gone, however often what fetches them has begun again.
+    #[tokio::test]
+    async fn fetched_keys_are_never_taken_for_those_in_files() {
+        let auth = Auth {
+            jwks: Some(JwksPlace::Url("http://127.0.0.1:1/".parse().unwrap())),
+            ..Auth::default()
+        };
+        let authority = Authority::open(auth, 4_096, Clock::start(), Arc::default()).unwrap();
+        let authority = Arc::new(authority);
+        let key = |byte| Key::from_secret(&[byte; 32]).unwrap();
+        authority.replace(|parts| parts.fetched = vec![key(7)]);
+        let again = authority.clone().keep_fresh(CancellationToken::new());
+        // Until it waits: nothing is to be had at that address.
+        assert!(tokio::time::timeout(Duration::from_secs(1), again).await.is_err());
+        assert_eq!(authority.keys().len(), 1, "those in use stay");
+        authority.replace(|parts| parts.fetched = Vec::new());
+        assert!(authority.keys().is_empty());
     }
 }

@@ -39,13 +39,18 @@ impl<T: Transport> Pump<T> {
     /// Something came that is no message, such as a ping: it counts as one, and there is nobody to
     /// tell that it came too fast.
     pub(super) fn take_nothing(&mut self, now: Time) {
+        self.pass_over(now, 0);
+        self.brake.handle_message(now, &self.shared.pressure, 0);
+    }
+
+    /// What is not looked at is counted all the same: it has to be read to be let go.
+    pub(super) fn pass_over(&mut self, now: Time, bytes: usize) {
         let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
-        let verdict = pace.handle_message(now, 0);
+        let verdict = pace.handle_message(now, bytes);
         drop(pace);
         if let Verdict::Abuse(wait) = verdict {
             self.session.handle_abuse(wait);
         }
-        self.brake.handle_message(now, &self.shared.pressure, 0);
     }
 
     /// A place among the sessions of this address, for one that is not resumed.

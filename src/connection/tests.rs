@@ -19,11 +19,20 @@ use crate::pressure::Pressure;
 use crate::transport::PathSample;
 use crate::transport::accept::{Gate, GateLimits};
 
+/// What comes to a connection.
+#[derive(Clone, Copy)]
+enum Coming {
+    Message(&'static str),
+    Datagram,
+    SignOfLife,
+}
+
 /// Delivers what it is given, then does what no transport should.
 struct Treacherous {
-    /// A message, or a sign of life.
-    arriving: VecDeque<Option<&'static str>>,
+    arriving: VecDeque<Coming>,
     closed_with: Arc<Mutex<Option<CloseCode>>>,
+    /// It does so once more when it is to be closed.
+    to_the_end: bool,
 }
 
 impl Transport for Treacherous {
@@ -49,13 +58,16 @@ impl Transport for Treacherous {
         _cx: &mut Context<'_>,
         intake: Intake,
     ) -> Poll<Result<Inbound, TransportEnd>> {
-        if !intake.signal {
+        // Datagrams cannot be held back.
+        if !intake.signal && !matches!(self.arriving.front(), Some(Coming::Datagram)) {
             return Poll::Pending;
         }
-        let next = self.arriving.pop_front().expect("a fault on purpose");
-        let Some(next) = next else { return Poll::Ready(Ok(Inbound::Alive)) };
-        let payload = Bytes::from_static(next.as_bytes());
-        Poll::Ready(Ok(Inbound::Frame { lane: Lane::Signal, payload }))
+        let (lane, said) = match self.arriving.pop_front().expect("a fault on purpose") {
+            Coming::Message(said) => (Lane::Signal, said),
+            Coming::Datagram => (Lane::Ephemeral, "{}"),
+            Coming::SignOfLife => return Poll::Ready(Ok(Inbound::Alive)),
+        };
+        Poll::Ready(Ok(Inbound::Frame { lane, payload: Bytes::from_static(said.as_bytes()) }))
     }
 
     fn poll_ready(&mut self, _: &mut Context<'_>, _: Lane) -> Poll<Result<(), TransportEnd>> {
@@ -73,6 +85,7 @@ impl Transport for Treacherous {
     fn keep_alive(&mut self) {}
 
     async fn close(self, last: Option<Frame>, code: CloseCode, _: Duration) {
+        assert!(!self.to_the_end, "a fault on purpose");
         assert!(last.is_some(), "it is told why");
         *self.closed_with.lock().unwrap() = Some(code);
     }
@@ -80,6 +93,10 @@ impl Transport for Treacherous {
 
 /// A gateway without sockets.
 fn shared(pace: PaceLimits) -> Arc<Shared> {
+    pressed(pace, Pressure::default())
+}
+
+fn pressed(pace: PaceLimits, pressure: Pressure) -> Arc<Shared> {
     let window = Duration::from_secs(120);
     let retention = PerLane { signal: Retention::signal(window), bulk: Retention::bulk(window) };
     let limits = RoomLimits { members: 9, retention };
@@ -99,7 +116,7 @@ fn shared(pace: PaceLimits) -> Arc<Shared> {
         settings,
         hello_timeout: Duration::from_secs(5),
         pace,
-        pressure: Pressure::default(),
+        pressure,
         authority: None,
         router,
         clock,
@@ -111,24 +128,30 @@ fn shared(pace: PaceLimits) -> Arc<Shared> {
 /// What a connection is closed with to which this comes.
 async fn closed_with(
     shared: &Arc<Shared>,
-    arriving: impl IntoIterator<Item = Option<&'static str>>,
+    arriving: impl IntoIterator<Item = Coming>,
 ) -> Option<CloseCode> {
     let closed_with = Arc::default();
     let arriving = arriving.into_iter().collect();
-    let transport = Treacherous { arriving, closed_with: Arc::clone(&closed_with) };
+    let transport =
+        Treacherous { arriving, closed_with: Arc::clone(&closed_with), to_the_end: false };
+    serve(shared, transport).await;
+    *closed_with.lock().unwrap()
+}
+
+async fn serve(shared: &Arc<Shared>, transport: Treacherous) {
     let gate = Gate::new(GateLimits::of(2, 2), Time::ZERO, |_| true);
     let entered = gate.enter_plain().await.unwrap();
     run(transport, gate.admit(entered).unwrap(), shared.clone()).await;
-    *closed_with.lock().unwrap()
 }
+
+const HELLO: Coming = Coming::Message(r#"{"type":"hello","version":1}"#);
+const JOIN: Coming = Coming::Message(r#"{"type":"join","id":1,"room":"r"}"#);
 
 #[tokio::test]
 async fn a_panic_ends_its_connection_alone_and_is_counted() {
     let shared = shared(PaceLimits::default());
     for _ in 0..2 {
-        let arriving =
-            [Some(r#"{"type":"hello","version":1}"#), Some(r#"{"type":"join","id":1,"room":"r"}"#)];
-        assert_eq!(closed_with(&shared, arriving).await, Some(CloseCode::Internal));
+        assert_eq!(closed_with(&shared, [HELLO, JOIN]).await, Some(CloseCode::Internal));
     }
     let counted = shared.metrics.encode().unwrap();
     assert!(counted.contains("handover_panics_total 2"), "{counted}");
@@ -139,13 +162,37 @@ async fn a_panic_ends_its_connection_alone_and_is_counted() {
 }
 
 #[tokio::test]
+async fn a_panic_in_the_farewell_is_counted_too() {
+    let shared = shared(PaceLimits::default());
+    let arriving = [HELLO, JOIN].into();
+    serve(&shared, Treacherous { arriving, closed_with: Arc::default(), to_the_end: true }).await;
+    let counted = shared.metrics.encode().unwrap();
+    assert!(counted.contains("handover_panics_total 2"), "{counted}");
+    assert!(counted.contains("handover_sessions 1"), "{counted}");
+    shared.stopping.cancel();
+}
+
+const SLOW: PaceLimits =
+    PaceLimits { messages: Some(Rate { per_s: 10, burst: 20 }), bytes: None, joins: None };
+
+#[tokio::test]
 async fn signs_of_life_without_end_are_too_much() {
-    let slow = Rate { per_s: 10, burst: 20 };
-    let shared = shared(PaceLimits { messages: Some(slow), ..PaceLimits::default() });
-    let hello = Some(r#"{"type":"hello","version":1}"#);
-    for before in [None, hello] {
-        let arriving = std::iter::once(before).chain(std::iter::repeat_n(None, 50_000));
-        assert_eq!(closed_with(&shared, arriving).await, Some(CloseCode::RateLimited));
+    let shared = shared(SLOW);
+    for before in [Coming::SignOfLife, HELLO] {
+        let signs = std::iter::repeat_n(Coming::SignOfLife, 50_000);
+        let closed = closed_with(&shared, std::iter::once(before).chain(signs)).await;
+        assert_eq!(closed, Some(CloseCode::RateLimited));
     }
+    shared.stopping.cancel();
+}
+
+#[tokio::test]
+async fn datagrams_without_end_are_too_much_while_nothing_is_read() {
+    // Under this pressure the `hello` is all that is read in a second.
+    let shared = pressed(SLOW, Pressure::of_share(0.02));
+    let datagrams = std::iter::repeat_n(Coming::Datagram, 50_000);
+    let closed = closed_with(&shared, std::iter::once(HELLO).chain(datagrams)).await;
+    assert_eq!(closed, Some(CloseCode::RateLimited));
+    assert!(!shared.metrics.encode().unwrap().contains("{reason=\"unread\"} 0"));
     shared.stopping.cancel();
 }

@@ -10,6 +10,7 @@ pub mod upgrade;
 
 use std::convert::Infallible;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,9 +33,11 @@ use crate::transport::accept::{
 
 /// A request's head must have come by then.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// ... or by then while more than half of the places are taken, and then there is one request a
-/// connection: who only holds a place must not keep out who wants a WebSocket.
+/// ... or by then in a crowd, and then there is one request a connection: who only holds a place must
+/// not keep out who wants a WebSocket.
 const HEAD_TIMEOUT_CROWDED: Duration = Duration::from_secs(2);
+/// Requests of a connection at the most. Who goes on comes again, as fast as TLS handshakes are granted.
+const REQUESTS_MAX: usize = 100;
 /// Bytes of a request's head at the most.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// What `Retry-After` says when there is no room for another connection, seconds.
@@ -106,10 +109,12 @@ impl ServeTcp for Site {
         let TcpCaller { io, remote, encrypted, entered } = caller;
         let via = Via { address: remote.ip(), encrypted };
         let upgrading = Mutex::new(Upgrading { entered: Some(entered), agreed: None });
-        let crowded = self.gate.is_tcp_crowded(encrypted);
+        let is_crowded = || self.gate.is_tcp_crowded(encrypted);
+        let asked = AtomicUsize::new(0);
         let service = service_fn(|request| {
             let mut response = hardened(answer(request, via, self, &upgrading));
-            if crowded && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let is_last = asked.fetch_add(1, Ordering::Relaxed) + 1 >= REQUESTS_MAX || is_crowded();
+            if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 // Not left to hyper, which would put it beside the `Upgrade` of a WebSocket.
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);
@@ -118,7 +123,7 @@ impl ServeTcp for Site {
         });
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(if crowded { HEAD_TIMEOUT_CROWDED } else { HEAD_TIMEOUT })
+            .header_read_timeout(if is_crowded() { HEAD_TIMEOUT_CROWDED } else { HEAD_TIMEOUT })
             .max_buf_size(HEAD_BYTES_MAX)
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades()

@@ -13,6 +13,7 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::client_async;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -21,7 +22,8 @@ use tokio_util::task::TaskTracker;
 
 use super::{IdentityStatement, Site, Standing, Status};
 use crate::clock::Clock;
-use crate::telemetry::Metrics;
+use crate::pressure::Pressure;
+use crate::telemetry::{Metrics, restarted};
 use crate::transport::accept::{
     Acceptor, Admitted, Attach, Gate, GateLimits, Refused, TcpTls, accept_tcp, bind_tcp,
 };
@@ -43,7 +45,9 @@ impl Attach for Echo {
         });
     }
 
-    fn refused(&self, _kind: Kind, _refused: &Refused) {}
+    fn refused(&self, _kind: Kind, refused: &Refused) {
+        assert_ne!(*refused, Refused::Capacity, "a fault where somebody is turned away");
+    }
 
     fn panicked(&self, _kind: Kind) {}
 }
@@ -109,10 +113,13 @@ impl Server {
         };
         let identity = Identity::new();
         let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let listen = |tls| {
+        let listen = |tls: Option<TcpTls>| {
             let listener = bind_tcp(here, true).unwrap();
             let address = listener.local_addr().unwrap();
-            tasks.spawn(accept_tcp(listener, tls, site.clone(), acceptor.clone()));
+            let (listener, site, acceptor) = (Arc::new(listener), site.clone(), acceptor.clone());
+            tasks.spawn(restarted(site.metrics.clone(), "a loop", move || {
+                accept_tcp(listener.clone(), tls.clone(), site.clone(), acceptor.clone())
+            }));
             address
         };
         let (plain, tls) = (listen(None), listen(Some(TcpTls::new(&identity.server))));
@@ -123,11 +130,15 @@ impl Server {
         soon(TcpStream::connect(self.plain)).await.unwrap()
     }
 
-    async fn dial_tls(&self) -> tokio_rustls::client::TlsStream<TcpStream> {
+    async fn dial_tls(&self) -> TlsStream<TcpStream> {
+        self.try_dial_tls().await.unwrap()
+    }
+
+    async fn try_dial_tls(&self) -> std::io::Result<TlsStream<TcpStream>> {
         let config = Arc::new(self.identity.client(b"http/1.1"));
-        let stream = TcpStream::connect(self.tls).await.unwrap();
+        let stream = TcpStream::connect(self.tls).await?;
         let name = ServerName::try_from("localhost").unwrap();
-        soon(TlsConnector::from(config).connect(name, stream)).await.unwrap()
+        soon(TlsConnector::from(config).connect(name, stream)).await
     }
 
     async fn ask(&self, head: &str) -> Answer {
@@ -360,6 +371,61 @@ async fn nobody_is_turned_away_who_waits_for_a_place() {
         drop(place);
     });
     assert_eq!(answer.status, 200);
+}
+
+/// Asks one thing after the other on one connection; how many of so many are answered.
+async fn answered(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), requests: usize) -> usize {
+    for nth in 0..requests {
+        let request = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        if soon(stream.write_all(request)).await.is_err() {
+            return nth;
+        }
+        let mut answer = Vec::new();
+        while !answer.ends_with(br#"{"status":"ok"}"#) {
+            match soon(stream.read_buf(&mut answer)).await {
+                Ok(0) | Err(_) => return nth,
+                Ok(_) => {}
+            }
+        }
+    }
+    requests
+}
+
+#[tokio::test]
+async fn a_connection_has_so_many_requests() {
+    let server = Server::start();
+    assert_eq!(answered(&mut server.dial_plain().await, 1_000).await, 100);
+    assert_eq!(answered(&mut server.dial_tls().await, 1_000).await, 100);
+}
+
+#[tokio::test]
+async fn in_a_crowd_and_under_pressure_it_has_one() {
+    let gate = Gate::new(GateLimits::of(9, 4), Time::ZERO, |_| true);
+    let server = Server::with(gate, Told::default());
+    let mut staying = server.dial_tls().await;
+    assert_eq!(answered(&mut staying, 3).await, 3);
+    let address = Ipv4Addr::LOCALHOST.into();
+    let come = || server.gate.enter_tls(Time::ZERO, address);
+    let places = (come().await, come().await, come().await);
+    assert_eq!(answered(&mut staying, 3).await, 1, "however long it has been there");
+    drop(places);
+
+    let gate = Gate::new(GateLimits::of(9, 9), Time::ZERO, |_| true);
+    let server = Server::with(gate.under(Pressure::of_share(0.9)), Told::default());
+    assert_eq!(answered(&mut server.dial_tls().await, 3).await, 1);
+    assert_eq!(answered(&mut server.dial_plain().await, 3).await, 3, "the operator's own");
+}
+
+#[tokio::test]
+async fn a_fault_in_the_loop_closes_no_door() {
+    let limits = GateLimits { ungreeted_per_address: 1, ..GateLimits::of(9, 9) };
+    let server = Server::with(Gate::new(limits, Time::ZERO, |_| true), Told::default());
+    let first = server.dial_tls().await;
+    assert!(server.try_dial_tls().await.is_err());
+    drop(first);
+    // Once that place is free again, and the loop has begun again.
+    soon(async { while server.try_dial_tls().await.is_err() {} }).await;
+    assert!(!server.get("/metrics").await.body.contains("handover_panics_total 0"));
 }
 
 #[tokio::test]

@@ -69,6 +69,7 @@ impl Broker for Faulty {
     }
 
     async fn retire(&self, author: Author) -> Result<Retired, Unavailable> {
+        self.fail();
         self.sound.retire(author).await
     }
 
@@ -154,9 +155,13 @@ fn limits() -> RoomLimits {
 }
 
 fn start_on(broker: Arc<dyn Broker>, limits: RoomLimits) -> Router {
+    start_with(broker, limits, WINDOW)
+}
+
+fn start_with(broker: Arc<dyn Broker>, limits: RoomLimits, window: Duration) -> Router {
     let (clock, metrics) = (Clock::start(), Arc::default());
     let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
-    Router::start(broker, clock, metrics, limits, WINDOW, tasks, stopping)
+    Router::start(broker, clock, metrics, limits, window, tasks, stopping)
 }
 
 fn hello(resume: Option<Resume>) -> Hello {
@@ -474,6 +479,23 @@ async fn a_fault_does_not_end_what_looks_after_the_node() {
         router_on(|limits| Faulty { beats: beats.clone(), ..Faulty::new(limits, &fails, false) });
     soon(async {
         while beats.load(Ordering::SeqCst) < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    assert!(router.0.metrics.encode().unwrap().contains("handover_panics_total 1"));
+}
+
+#[tokio::test]
+async fn a_session_that_cannot_end_for_a_fault_ends_later() {
+    let fails = Arc::new(AtomicBool::new(false));
+    let broker = Arc::new(Faulty::new(limits(), &fails, false));
+    let router = start_with(broker, limits(), Duration::from_millis(50));
+    let ann = Member::join(&router).await;
+    fails.store(true, Ordering::SeqCst);
+    router.lost(&ann.seat, Vec::new()).await;
+    soon(async {
+        while !router.0.sessions().here.is_empty() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })

@@ -100,9 +100,7 @@ impl Router {
             while under_way.len() < UNDER_WAY_MAX {
                 let now = self.0.clock.now();
                 let Some((due, author, rooms)) = self.0.sessions().poll_due(now) else { break };
-                // Not lost with another that fails.
-                let seen_to = self.see_to(due, author, rooms);
-                under_way.push(guarded(&self.0.metrics, "an absent session", seen_to));
+                under_way.push(self.see_to_again(due, author, rooms));
             }
         }
     }
@@ -166,6 +164,16 @@ impl Router {
         }
         if let Err(error) = self.0.broker.part().await {
             tracing::debug!(%error, "the other nodes will find out by themselves");
+        }
+    }
+
+    /// It is not lost with another that fails, and if this one fails, it is seen to once more.
+    async fn see_to_again(&self, due: Due, author: Author, rooms: Vec<RoomName>) {
+        let seen_to = self.see_to(due, author, rooms);
+        let is_seen_to = guarded(&self.0.metrics, "an absent session", seen_to).await;
+        if let (false, Due::Expired(session)) = (is_seen_to, due) {
+            let now = self.0.clock.now();
+            self.0.sessions().presence.handle_lost(now, session);
         }
     }
 

@@ -5,11 +5,13 @@ use std::net::Ipv4Addr;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::setup::{dial_websocket, dial_webtransport, soon};
+use super::setup::{dial_websocket, dial_webtransport, over_tls, soon};
 use super::siege::Besieged;
 
 #[tokio::test]
@@ -145,6 +147,51 @@ async fn a_flood_of_datagrams_drowns_nobody() {
             tokio::task::yield_now().await;
         }
     }
+    served.is_well().await;
+}
+
+/// Asks for the page as fast as it can, and comes again whenever it is cut.
+async fn asks_without_end(stream: impl AsyncRead + AsyncWrite) -> usize {
+    let (mut recv, mut send) = tokio::io::split(stream);
+    let request = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(64);
+    let asking = async { while send.write_all(&request).await.is_ok() {} };
+    let reading = async {
+        let (mut answers, mut chunk) = (0, vec![0; 64 * 1_024]);
+        while let Ok(size @ 1..) = recv.read(&mut chunk).await {
+            answers += chunk[..size].windows(13).filter(|part| *part == b"HTTP/1.1 200 ").count();
+        }
+        answers
+    };
+    let (answers, ()) = tokio::join!(reading, asking);
+    answers
+}
+
+#[tokio::test]
+async fn a_flood_of_requests_drowns_nobody() {
+    let served = Besieged::start(&[]).await;
+    let (plain, secure) = (served.plain(), served.secure());
+    let (ended, mut ends) = mpsc::unbounded_channel();
+    let mut floods = JoinSet::new();
+    for nth in 0..8 {
+        let ended = ended.clone();
+        floods.spawn(async move {
+            loop {
+                let answers = match nth % 2 {
+                    0 => asks_without_end(TcpStream::connect(plain).await.unwrap()).await,
+                    _ => asks_without_end(over_tls(secure).await).await,
+                };
+                ended.send(answers).unwrap();
+            }
+        });
+    }
+    for _ in 0..3 {
+        served.is_well().await;
+    }
+    for _ in 0..16 {
+        let answers = soon(ends.recv()).await.unwrap();
+        assert!(answers <= 100, "{answers} answers on one connection");
+    }
+    floods.shutdown().await;
     served.is_well().await;
 }
 

@@ -19,6 +19,7 @@ mod limits;
 mod malformed;
 mod migration;
 mod origins;
+mod pressure;
 mod priority;
 mod raw;
 mod reach;

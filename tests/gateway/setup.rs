@@ -78,13 +78,18 @@ impl Served {
 
     /// The sum of the metrics that begin like this.
     pub async fn metric(&self, start: &str) -> u64 {
+        let text = self.metrics().await;
+        let lines = text.lines().filter(|line| line.starts_with(start));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+    }
+
+    pub async fn metrics(&self) -> String {
         let mut tcp = soon(TcpStream::connect(self.plain())).await.unwrap();
         let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         tcp.write_all(request.as_bytes()).await.unwrap();
         let mut text = String::new();
         soon(tcp.read_to_string(&mut text)).await.unwrap();
-        let lines = text.lines().filter(|line| line.starts_with(start));
-        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+        text
     }
 
     pub async fn websocket(&self) -> Member {

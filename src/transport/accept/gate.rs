@@ -252,9 +252,14 @@ impl Gate {
         }
     }
 
-    /// Whether so many are being set up by TCP that nobody should stay for long.
+    /// Whether so many are being set up by TCP, or there is so much to do, that nobody should stay for
+    /// long. Who comes by plain HTTP is there to look after the gateway, or a proxy.
     pub fn is_tcp_crowded(&self, encrypted: bool) -> bool {
-        if encrypted { self.tls.is_crowded() } else { self.plain.is_crowded() }
+        if encrypted {
+            self.tls.is_crowded() || self.pressure.is_on()
+        } else {
+            self.plain.is_crowded()
+        }
     }
 
     /// Lets a set-up become a connection, if there may be one more.

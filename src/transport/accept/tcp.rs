@@ -89,7 +89,7 @@ pub enum TcpIo {
 
 /// Accepts TCP connections until told to end. Trouble of the system's is waited out.
 pub async fn accept_tcp<A: Attach, H: ServeTcp>(
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     tls: Option<TcpTls>,
     handler: Arc<H>,
     acceptor: Acceptor<A>,

@@ -1,0 +1,80 @@
+//! A gateway that has more to do than time to do it in, for whatever it measures is too much: who
+//! says much is read more slowly and refused nothing, and strangers prove where they are.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use handover_protocol::pace::Rate;
+use serde_json::json;
+use tokio::net::UdpSocket;
+
+use super::amplification::first_packets;
+use super::setup::{Member, Served, soon};
+
+/// As little is granted as may be: 10,000 bytes a second to each session.
+async fn pressed() -> Served {
+    let served = Served::with(|config| {
+        config.capacity.wait = Some(Duration::from_nanos(1));
+        config.heartbeat = Duration::from_millis(400);
+        config.pace.bytes = Some(Rate { per_s: 500_000, burst: 500_000 });
+    })
+    .await;
+    let least = "handover_rates_granted 0.02\n";
+    soon(async { while !served.metrics().await.contains(least) {} }).await;
+    served
+}
+
+/// One message has this member read no further for longer than it may be silent.
+async fn is_read_on(served: &Served, mut member: Member) {
+    let mut watching = served.webtransport().await;
+    watching.join("room").await;
+    member.join("room").await;
+    watching.expect("signal", "member_joined").await;
+    let large = member.post("room", "signal", json!("x".repeat(60_000))).await;
+    let small = member.post("room", "bulk", json!("small")).await;
+    if let Some(session) = member.session() {
+        let unread = "handover_ephemeral_dropped_total{reason=\"unread\"}";
+        let fit = json!({"type": "ephemeral", "room": "room", "body": 1}).to_string();
+        let lost = async {
+            while served.metric(unread).await == 0 {
+                session.send_datagram(Bytes::from(fit.clone())).unwrap();
+            }
+        };
+        soon(lost).await;
+    }
+    member.accepted("signal", large).await;
+    member.accepted("bulk", small).await;
+    member.answers().await;
+    watching.expect("signal", "message").await;
+    assert_eq!(watching.expect("bulk", "message").await["body"], "small");
+    watching.answers().await;
+    assert_eq!(served.metric("handover_refusals_total").await, 0);
+}
+
+#[tokio::test]
+async fn who_says_too_much_on_a_websocket_is_read_on_in_time() {
+    let served = pressed().await;
+    is_read_on(&served, served.websocket().await).await;
+}
+
+#[tokio::test]
+async fn who_says_too_much_on_webtransport_is_read_on_in_time() {
+    let served = pressed().await;
+    is_read_on(&served, served.webtransport().await).await;
+}
+
+#[tokio::test]
+async fn strangers_prove_where_they_are() {
+    let served = pressed().await;
+    let stranger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let packet = first_packets(1).await.remove(0);
+    stranger.send_to(&packet, served.secure()).await.unwrap();
+    let mut answer = [0; 2_048];
+    let size = soon(stranger.recv(&mut answer)).await.unwrap();
+    assert_eq!(answer[0] & 0xf0, 0xf0, "a Retry packet");
+    assert!(size < packet.len() / 3, "{size} bytes");
+    // Who is where it says it is notices nothing, neither by QUIC nor by TLS.
+    served.webtransport().await.answers().await;
+    Member::secure_websocket(served.secure()).await.answers().await;
+}
