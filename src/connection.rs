@@ -416,7 +416,7 @@ impl<T: Transport> Pump<T> {
         self.session.handle_news(self.mailbox.take_news());
         while let Some(notice) = self.mailbox.take_notice() {
             match notice {
-                Notice::Reply(reply) => self.session.handle_reply(reply),
+                Notice::Reply(reply) => self.answered(reply),
                 Notice::Replaced => return Some(close_now(CloseCode::Replaced)),
                 Notice::Draining { reconnect_in } => {
                     self.session.notify(&ServerMessage::Draining { reconnect_in });

@@ -128,9 +128,11 @@ impl Gateway {
                         .map_err(|error| StartError::Broker(error.to_string()))?;
                 spawn(&tasks, &metrics, "news of rooms", subscription);
                 let up = broker.up();
-                let (watched, counted, stop) = (up.clone(), metrics.clone(), stopping.clone());
+                let (answers, at_odds) = (up.clone(), broker.at_odds());
+                let (counted, stop) = (metrics.clone(), stopping.clone());
                 tasks.spawn(restarted(metrics.clone(), "the broker's state", move || {
-                    watch_broker(watched.clone(), counted.clone(), stop.clone())
+                    let (answers, at_odds) = (answers.clone(), at_odds.clone());
+                    watch_broker(answers, at_odds, counted.clone(), stop.clone())
                 }));
                 broker_up = Some(up);
                 Arc::new(broker)
@@ -391,14 +393,17 @@ fn spawn(
 
 async fn watch_broker(
     mut up: watch::Receiver<bool>,
+    mut at_odds: watch::Receiver<usize>,
     metrics: Arc<Metrics>,
     stopping: CancellationToken,
 ) {
     loop {
         metrics.broker(*up.borrow_and_update());
+        metrics.settings_differ(*at_odds.borrow_and_update());
         tokio::select! {
             () = stopping.cancelled() => return,
             changed = up.changed() => if changed.is_err() { return },
+            changed = at_odds.changed() => if changed.is_err() { return },
         }
     }
 }

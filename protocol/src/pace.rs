@@ -47,6 +47,13 @@ impl Bucket {
         Err(self.wait())
     }
 
+    /// Takes `amount` whether it is there or not. It is never overdrawn by more than a burst.
+    pub fn spend(&mut self, now: Time, amount: u64) {
+        self.fill(now);
+        let full = i128::from(self.rate.burst) * MILLION;
+        self.level = (self.level - i128::from(amount) * MILLION).max(-full);
+    }
+
     /// How long there will be nothing; `None` if there is something.
     pub fn debt(&mut self, now: Time) -> Option<Duration> {
         self.fill(now);
@@ -147,6 +154,13 @@ impl Pace {
         }
     }
 
+    /// A message was answered with so many bytes that nobody but its sender has caused.
+    pub fn handle_answer(&mut self, now: Time, bytes: usize) {
+        if let Some(bucket) = &mut self.bytes {
+            bucket.spend(now, bytes as u64);
+        }
+    }
+
     /// A room is to be joined.
     pub fn handle_join(&mut self, now: Time) -> Result<(), Duration> {
         self.joins.as_mut().map_or(Ok(()), |joins| joins.take(now, 1))
@@ -172,6 +186,19 @@ mod tests {
         assert_eq!(bucket.take(at(0), 1), Err(Duration::from_millis(1)), "empty, not overdrawn");
         assert_eq!(taken(&mut bucket, at(1_000)), 10);
         assert_eq!(taken(&mut bucket, at(100_000)), 20, "no more than a burst is saved up");
+    }
+
+    #[test]
+    fn long_answers_count_as_what_was_sent() {
+        let limits = PaceLimits { bytes: Some(TEN), ..PaceLimits::default() };
+        let mut pace = Pace::new(&limits, at(0));
+        assert_eq!(pace.handle_message(at(0), 1), Verdict::Go);
+        // Taken in before the answers to what came before were known.
+        for _ in 0..1_000 {
+            pace.handle_answer(at(0), 1_000);
+        }
+        assert!(matches!(pace.handle_message(at(1_999), 1), Verdict::TooFast(_)));
+        assert_eq!(pace.handle_message(at(2_001), 1), Verdict::Go, "a burst is owed, not more");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! A broker is looked at from two nodes: what one did, the other sees. Time is the tests' own.
 
 mod deaths;
+mod failovers;
 mod losses;
 mod many;
 mod rooms;

@@ -24,8 +24,11 @@
 //! A failover to a replica that lags, or a restart from an older file, shows as a log that ends
 //! before what this node has seen of it, or that has something else at the last offset it has
 //! seen. Every script about a room is told what that is, and begins a new epoch if so, with the
-//! members who are in it; those whom no node says it has, had left. With replicas waited for,
-//! nothing is answered or heard that fewer of them have.
+//! members who are in it; those whom no node says it has, had left. Who knows what was lost may
+//! not ask first, or not at all. So a room remembers which process it was with: in another one
+//! it waits for a second, in which all who follow it read what there is, and begins a new epoch,
+//! unless that process is the same one started again with its file, or the room has moved. With
+//! replicas waited for, nothing is answered or heard that fewer of them have.
 
 mod address;
 mod board;
@@ -34,6 +37,7 @@ mod change;
 mod find;
 mod follow;
 mod keys;
+mod process;
 mod rooms;
 mod sessions;
 mod stored;
@@ -65,7 +69,7 @@ use crate::clock::Clock;
 pub use address::BadAddress;
 use address::{Address, Way};
 use board::{Board, Held, Script};
-use census::Census;
+use census::{Census, terms};
 use change::{Recorded, Roster, done, housekeeping, op_args, stands};
 use find::Keeper;
 use follow::Follow;
@@ -75,6 +79,8 @@ use stored::{Fields, garbled};
 
 /// An answer that takes longer is not waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two tries while a room waits for those who know more of it.
+const HEED_PAUSE: Duration = Duration::from_millis(50);
 /// Sessions are kept this much longer than their resume window without a node that keeps them:
 /// more than one [`KEEP_EVERY`](super::KEEP_EVERY), so that none is lost while its node lives.
 const KEEP_MARGIN: Duration = Duration::from_secs(60);
@@ -118,10 +124,9 @@ struct Scripts {
 
 impl Scripts {
     fn new() -> Scripts {
-        let room = include_str!("redis/room.lua");
         Scripts {
-            apply: Script::new(&[room, include_str!("redis/apply.lua")].concat()),
-            load: Script::new(&[room, include_str!("redis/load.lua")].concat()),
+            apply: Script::about_log(include_str!("redis/apply.lua")),
+            load: Script::about_log(include_str!("redis/load.lua")),
             remove: Script::new(include_str!("redis/remove.lua")),
             fence: Script::new(include_str!("redis/fence.lua")),
             session: Script::new(include_str!("redis/session.lua")),
@@ -156,6 +161,9 @@ pub struct RedisBroker {
     clock: Clock,
     /// Held for a copy at a time.
     census: Mutex<Census>,
+    /// What this node goes by, and how many others go by something else.
+    terms: String,
+    at_odds: watch::Sender<usize>,
 }
 
 impl fmt::Debug for RedisBroker {
@@ -191,6 +199,7 @@ impl RedisBroker {
             clock,
             node: node.clone(),
         };
+        let (terms, at_odds) = (terms(&options), watch::Sender::new(0));
         let Options { limits, resume_window, .. } = options;
         let (scripts, session_kept) = (Scripts::new(), resume_window + KEEP_MARGIN);
         let census = Mutex::default();
@@ -206,6 +215,8 @@ impl RedisBroker {
             random,
             clock,
             census,
+            terms,
+            at_odds,
         };
         Ok((broker, keeper.run(stopping)))
     }
@@ -213,6 +224,11 @@ impl RedisBroker {
     /// Whether Redis answers, now and from now on: all of it, if it is a cluster.
     pub fn up(&self) -> watch::Receiver<bool> {
         self.board.up.subscribe()
+    }
+
+    /// How many other nodes go by settings that differ where they must not.
+    pub fn at_odds(&self) -> watch::Receiver<usize> {
+        self.at_odds.subscribe()
     }
 
     /// What every script about a room's log begins with; see `room.lua`.
@@ -253,7 +269,8 @@ impl RedisBroker {
         Epoch::parse(&token(&self.random)?).map_err(|_| garbled("an epoch"))
     }
 
-    /// Applies changes whose joins are recorded with their sessions already.
+    /// Applies changes whose joins are recorded with their sessions already. Waits, within bounds,
+    /// where it is to be found out first what of the room is lost, and who is in it.
     async fn change_room(
         &self,
         now: Time,
@@ -262,7 +279,8 @@ impl RedisBroker {
         ops: impl Fn(Epoch) -> Result<Vec<[String; 8]>, Unavailable>,
     ) -> Result<Option<Changed>, Unavailable> {
         let (fresh, at) = (self.fresh()?, self.room_keys(room));
-        let (shift, mut args) = self.room_args(now, known, fresh, &at)?;
+        let begun = self.clock.now();
+        let (mut shift, mut args) = self.room_args(now, known, fresh, &at)?;
         args.extend([self.node.clone(), self.limits.members.to_string()]);
         let PerLane { signal, bulk } = self.limits.retention;
         for keep in [signal, bulk] {
@@ -276,11 +294,22 @@ impl RedisBroker {
         let asked = ops.len();
         args.extend(ops.into_iter().flatten());
         let script = &self.scripts.apply;
-        let answer = self.board.script(at.slot, Held::ByReplicas, script, &at.keys, &args).await?;
-        let mut answers = match answer {
-            Value::Nil => return Ok(None),
-            Value::Array(answers) => answers,
-            _ => return Err(garbled("an answer")),
+        let mut answers = loop {
+            let answer =
+                self.board.script(at.slot, Held::ByReplicas, script, &at.keys, &args).await?;
+            match answer {
+                Value::Nil => return Ok(None),
+                Value::Array(answers) => break answers,
+                Value::BulkString(_) => {}
+                _ => return Err(garbled("an answer")),
+            }
+            let waited = self.clock.now().since(begun);
+            if waited > PATIENCE {
+                return Err(Unavailable("what is lost is not found out yet".to_owned()));
+            }
+            tokio::time::sleep(HEED_PAUSE).await;
+            shift = self.board.shard(at.slot)?.shift();
+            args[0] = shift.to_there(now + waited).to_string();
         };
         let last = answers.pop().ok_or_else(|| garbled("an answer"))?;
         if answers.len() != asked {
@@ -334,6 +363,9 @@ const TOO_MANY_ROOMS: Refusal = Refusal::new(
     ErrorCode::TooManyRooms,
     "the session has been in as many rooms as it may in its life",
 );
+
+const NOT_RECORDED: Refusal =
+    Refusal::new(ErrorCode::Unavailable, "the session cannot be changed right now");
 
 fn token(random: &SystemRandom) -> Result<String, Unavailable> {
     let mut bytes = [0; 8];
@@ -403,11 +435,12 @@ impl Broker for RedisBroker {
         let RoomKeys { channel, slot, .. } = self.room_keys(room);
         let shard = self.board.shard(slot)?;
         let follow = Follow { channel, slot, room: room.clone(), followed };
-        shard.follow.try_send(follow).map_err(|_| gone())?;
-        match tokio::time::timeout(PATIENCE, waiting).await {
-            Ok(Ok(news)) => Ok(Some(news)),
-            Ok(Err(_)) | Err(_) => Err(gone()),
-        }
+        let asked = async {
+            shard.follow.send(follow).await.ok()?;
+            waiting.await.ok()
+        };
+        let news = tokio::time::timeout(PATIENCE, asked).await.ok().flatten();
+        news.map(Some).ok_or_else(gone)
     }
 
     async fn read(
@@ -415,7 +448,7 @@ impl Broker for RedisBroker {
         room: &RoomName,
         after: PerLane<u64>,
     ) -> Result<Option<RoomState>, Unavailable> {
-        self.state(Time::ZERO, room, None, after).await
+        self.state(self.clock.now(), room, None, after).await
     }
 
     async fn apply(
@@ -431,18 +464,23 @@ impl Broker for RedisBroker {
         let rooms_max = SEQ_ROOMS_MAX.to_string();
         let joins = ops.iter().map(|op| async {
             if !matches!(op.change, Change::Join { .. } | Change::Rejoin { .. }) {
-                return Ok(Recorded::As);
+                return Recorded::As;
             }
             let Author { session, generation, .. } = op.author;
             let about = [room.as_str(), rooms_max.as_str()];
-            Ok(match self.change_session("enter", session, generation, &about).await? {
-                1 => Recorded::As,
-                2 => Recorded::TooMany,
-                _ => Recorded::Fenced,
-            })
+            match self.change_session("enter", session, generation, &about).await {
+                Ok(1) => Recorded::As,
+                Ok(2) => Recorded::TooMany,
+                Ok(_) => Recorded::Fenced,
+                // Where its record is, is nobody else's concern.
+                Err(error) => {
+                    tracing::debug!(%session, %error, "a join is not recorded");
+                    Recorded::Not
+                }
+            }
         });
         // At once over one connection: one round trip.
-        let recorded: Vec<Recorded> = futures_util::future::try_join_all(joins).await?;
+        let recorded: Vec<Recorded> = futures_util::future::join_all(joins).await;
         let ops: Vec<(RoomOp, Recorded)> = ops.into_iter().zip(recorded).collect();
         let asked =
             |fresh| ops.iter().map(|(op, recorded)| op_args(room, fresh, op, *recorded)).collect();
@@ -457,6 +495,7 @@ impl Broker for RedisBroker {
         let (read, mut roster) = (answers.into_iter().zip(&ops), Roster::default());
         let results = read.map(|(answer, (op, recorded))| match recorded {
             Recorded::TooMany => Ok(Err(TOO_MANY_ROOMS)),
+            Recorded::Not => Ok(Err(NOT_RECORDED)),
             Recorded::Fenced | Recorded::As => done(room, op, answer, shift, &mut roster),
         });
         let results: Vec<Result<Done, Refusal>> = results.collect::<Result<_, Unavailable>>()?;

@@ -10,6 +10,7 @@ use handover_protocol::time::Time;
 use handover_protocol::wire::{ErrorCode, Lane, RoomName, SessionId};
 
 use super::{Pump, Shared};
+use crate::router::live_log::SharedLog;
 use crate::router::quota::{Counted, SharedPace};
 use crate::transport::Transport;
 
@@ -53,6 +54,17 @@ impl<T: Transport> Pump<T> {
         }
     }
 
+    /// Passes an answer on. The list of a room's members counts with what its asker sends: it is short
+    /// to ask for, and may be long.
+    pub(super) fn answered(&mut self, reply: Reply<SharedLog>) {
+        if let Outcome::Members { snapshot, .. } = &reply.outcome {
+            let told = snapshot.members.iter().map(|member| MEMBER_BYTES + member.metadata.len());
+            let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+            pace.handle_answer(self.shared.clock.now(), told.sum());
+        }
+        self.session.handle_reply(reply);
+    }
+
     /// A place among the sessions of this address, for one that is not resumed.
     pub(super) fn settle(&mut self) -> Result<(), Refusal> {
         if self.admitted.try_settle() { Ok(()) } else { Err(ADDRESS_FULL) }
@@ -88,6 +100,8 @@ pub(super) fn retry_after(refusal: &Refusal) -> Option<Duration> {
     (refusal.code == ErrorCode::RateLimited).then_some(GREET_AGAIN)
 }
 
+/// What a member without metadata takes in a list of them, or so.
+const MEMBER_BYTES: usize = 64;
 /// Places become free when others leave.
 const GREET_AGAIN: Duration = Duration::from_secs(1);
 const ADDRESS_FULL: Refusal =

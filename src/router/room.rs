@@ -3,7 +3,9 @@
 //! It has the broker apply what is asked, copies the entries into this node's log and marks
 //! the members that have something to read. It never waits for a member.
 
+mod answers;
 mod following;
+mod opening;
 mod share;
 
 use std::collections::HashMap;
@@ -12,43 +14,23 @@ use std::sync::Arc;
 use handover_protocol::limits::ROOM_LINGER;
 use handover_protocol::room::entry::{Entry, Ephemeral, Event};
 use handover_protocol::room::log::Trimmed;
-use handover_protocol::room::{Refusal, Sent};
 use handover_protocol::session::outbox::Kept;
-use handover_protocol::session::{About, Op, Outcome, Reply, Slot};
+use handover_protocol::session::{Outcome, Reply, Slot};
 use handover_protocol::time::Time;
-use handover_protocol::wire::message::{LeaveReason, Positions, ResetReason};
-use handover_protocol::wire::{ErrorCode, Json, LogLane, PeerId, PerLane, RoomName};
-use tokio::sync::oneshot;
+use handover_protocol::wire::message::ResetReason;
+use handover_protocol::wire::{Json, LogLane, PeerId, PerLane, RoomName};
 
 use super::Shared;
-use super::handle::{Attach, Attached, Command};
+use super::handle::Command;
 use super::live_log::{LiveLog, SharedLog};
 use super::mailbox::Notice;
 use super::seat::Seat;
-use crate::broker::{Author, Change, Done, Heard, News, Place, RoomOp, Unavailable};
+use crate::broker::{Author, Change, Done, Heard, News, RoomOp, Unavailable};
+use answers::{Then, UNAVAILABLE, split};
+use opening::Opening;
 
 /// Every this many entries of directed traffic, those it is not for move on as well.
 const STRIDE: u64 = 32;
-
-/// What is left to do with a command once the broker has applied its change.
-enum Then {
-    Answer(Arc<Seat>, Slot, Asked),
-    Attach(Box<Attach>),
-    Marked(Option<oneshot::Sender<()>>),
-    Removed(PeerId, Option<oneshot::Sender<Option<PerLane<u64>>>>),
-    Fixed(Author, Json),
-}
-
-/// What an answer needs to know of its request.
-enum Asked {
-    Join { id: u64 },
-    Leave { id: u64 },
-    Update { id: u64 },
-    Members { id: u64 },
-    Send { lane: LogLane, seq: u64 },
-    Ephemeral { to: Option<PeerId>, body: Json, answered: bool },
-    Snapshot { reason: ResetReason },
-}
 
 /// Whom to mark on a lane once a batch is done.
 #[derive(Debug, Default)]
@@ -91,6 +73,8 @@ pub(super) struct LiveRoom {
     vacant_since: Option<Time>,
     /// Those who are seated here and have left, if nobody here asked for that.
     departed: Vec<PeerId>,
+    /// Where members start in the life that has begun instead of one that was lost.
+    opening: Option<Opening>,
     /// Snapshots that could not be had.
     owed: Vec<(Arc<Seat>, Slot, ResetReason)>,
     /// What members have to show by their tokens, and may not show yet.
@@ -117,6 +101,7 @@ impl LiveRoom {
             unhomed: false,
             vacant_since: None,
             departed: Vec::new(),
+            opening: None,
             owed: Vec::new(),
             unfixed: Vec::new(),
             marks: PerLane::default(),
@@ -168,9 +153,15 @@ impl LiveRoom {
                 Command::Request(request) => {
                     let (seat, slot, op) = *request;
                     let author = seat.author;
+                    let opening = self.opening_for(author.peer, &op);
                     let (change, asked) = split(&seat, op);
-                    ops.push(RoomOp { author, change });
-                    then.push(Then::Answer(seat, slot, asked));
+                    let answer = Then::Answer(seat, slot, asked);
+                    if let Some(snapshot) = opening {
+                        self.finish(&log, Ok(Done::Snapshot(snapshot)), answer);
+                    } else {
+                        ops.push(RoomOp { author, change });
+                        then.push(answer);
+                    }
                 }
                 Command::Attach(attach) => {
                     let author = attach.seat.author;
@@ -245,133 +236,6 @@ impl LiveRoom {
         let now = self.shared.clock.now();
         let state = self.shared.broker.load(now, &self.name, fresh).await?;
         Ok(Arc::new(LiveLog::new(state, self.shared.metrics.log_bytes.clone())))
-    }
-
-    fn finish(&mut self, log: &SharedLog, result: Result<Done, Refusal>, then: Then) {
-        match then {
-            Then::Marked(done) => {
-                let Ok(marked) = result else { return };
-                if let Done::Marked(Some(entry)) = marked {
-                    self.take_in(log, entry);
-                }
-                // Whoever asked may be gone by now, and then needs no answer.
-                let _ = done.map(|done| done.send(()));
-            }
-            Then::Removed(peer, done) => {
-                let at = match result {
-                    Ok(Done::Left(entry, Positions { signal, bulk, .. })) => {
-                        self.left(log, peer, entry);
-                        Some(PerLane { signal, bulk })
-                    }
-                    // Asked for again.
-                    Err(Refusal { code: ErrorCode::Unavailable, .. }) => return,
-                    // A newer connection speaks for it, or the room is gone.
-                    Ok(_) | Err(_) => None,
-                };
-                let _ = done.map(|done| done.send(at));
-            }
-            Then::Fixed(author, metadata) => match result {
-                Ok(Done::Updated(entry)) => {
-                    self.take_in(log, entry);
-                }
-                Err(Refusal { code: ErrorCode::Unavailable, .. }) => {
-                    self.owe_fixed(author, metadata);
-                }
-                // It has left, or a newer connection sees to it.
-                Ok(_) | Err(_) => {}
-            },
-            Then::Attach(attach) => {
-                let Attach { seat, slot, attached } = *attach;
-                let answer = match result {
-                    Ok(Done::Place(Place { seq, metadata, .. })) => {
-                        self.seat(Seated { seat, slot, metadata: Some(metadata), seq });
-                        Attached::Member { log: log.clone(), seq }
-                    }
-                    Err(Refusal { code: ErrorCode::NotAMember, .. }) => Attached::Stranger,
-                    // Unavailable, or fenced by a still newer connection.
-                    Ok(_) | Err(_) => return,
-                };
-                // A connection that has ended meanwhile detaches by itself.
-                let _ = attached.send(answer);
-            }
-            Then::Answer(seat, slot, asked) => {
-                let about = asked.about();
-                if let (
-                    Err(Refusal { code: ErrorCode::Unavailable, .. }),
-                    &Asked::Snapshot { reason },
-                ) = (&result, &asked)
-                {
-                    return self.owed.push((seat, slot, reason));
-                }
-                let outcome = match result {
-                    Ok(done) => self.outcome(log, &seat, slot, asked, done),
-                    Err(refusal) => Some(refused(log, about, refusal)),
-                };
-                if let Some(outcome) = outcome {
-                    seat.mailbox.notify(Notice::Reply(Reply { slot, outcome }));
-                }
-            }
-        }
-    }
-
-    /// What a member is answered, if anything: an appended send is answered by its entry.
-    fn outcome(
-        &mut self,
-        log: &SharedLog,
-        seat: &Arc<Seat>,
-        slot: Slot,
-        asked: Asked,
-        done: Done,
-    ) -> Option<Outcome<SharedLog>> {
-        Some(match (done, asked) {
-            (Done::Joined(joining), Asked::Join { id }) => {
-                let seated = Seated::new(seat.clone(), slot, &joining.snapshot);
-                let before = self.seat(seated);
-                let start = before.is_none().then(|| log.clone());
-                if let Some(entry) = joining.entry {
-                    self.take_in(log, entry);
-                }
-                Outcome::Joined { id, snapshot: joining.snapshot, start }
-            }
-            (Done::Left(entry, positions), Asked::Leave { id }) => {
-                self.left(log, seat.author.peer, entry);
-                let Positions { signal, bulk, .. } = positions;
-                Outcome::Left { id, at: PerLane { signal, bulk } }
-            }
-            (Done::Updated(entry), Asked::Update { id }) => {
-                let at = entry.offset;
-                self.take_in(log, entry);
-                Outcome::Updated { id, at }
-            }
-            (Done::Snapshot(snapshot), Asked::Members { id }) => Outcome::Members { id, snapshot },
-            (Done::Snapshot(snapshot), Asked::Snapshot { reason }) => {
-                Outcome::Snapshot { reason, snapshot, log: log.clone() }
-            }
-            (Done::Sent(Sent::Appended(entry)), Asked::Send { .. }) => {
-                self.shared.metrics.accepted(entry.lane);
-                self.take_in(log, entry);
-                return None;
-            }
-            (Done::Sent(Sent::Duplicate(applied)), Asked::Send { lane, .. }) => {
-                Outcome::Duplicate { lane, applied }
-            }
-            (Done::Passed, Asked::Ephemeral { to, body, .. }) => {
-                self.pass_on(Ephemeral::new(self.name.clone(), seat.author.peer, to, body));
-                return None;
-            }
-            // Either another connection speaks for the session, or the broker has lost it.
-            (Done::Fenced, Asked::Join { id }) if seat.kept.is_some() => {
-                self.strangers.push(seat.clone());
-                refused(log, About::Join { id }, UNAVAILABLE)
-            }
-            // Whoever replaced it has told it so already, unless it was not seated yet, or that
-            // was on another node.
-            (Done::Fenced, _) => {
-                seat.replace();
-                return None;
-            }
-            _ => return None,
-        })
     }
 
     fn append(&mut self, log: &SharedLog, entry: Arc<Entry>) {
@@ -456,6 +320,7 @@ impl LiveRoom {
     /// whether the room is gone.
     pub(super) async fn tidy(&mut self) -> bool {
         let now = self.shared.clock.now();
+        self.close_opening(now);
         if let Some(log) = &self.log {
             let trimmed = log.trim(now, &self.shared.room_limits.retention);
             self.shared.metrics.trimmed(&trimmed);
@@ -465,6 +330,7 @@ impl LiveRoom {
         }
         self.mark();
         let tidied = async {
+            self.take_home().await?;
             self.keep_up().await?;
             if !self.seats.is_empty() {
                 return Ok(false);
@@ -523,51 +389,6 @@ impl Drop for LiveRoom {
         if !self.dismissed {
             // Whoever served it has panicked. The members' logs would never grow again.
             self.seats.values().for_each(|s| s.seat.mailbox.notify(Notice::RoomLost));
-        }
-    }
-}
-
-const UNAVAILABLE: Refusal =
-    Refusal::new(ErrorCode::Unavailable, "the room cannot be changed right now");
-
-fn refused(log: &SharedLog, about: About, refusal: Refusal) -> Outcome<SharedLog> {
-    let lane = match about {
-        About::Send { lane, .. } => lane,
-        _ => LogLane::Signal,
-    };
-    Outcome::Refused { about, refusal, at: log.last(lane) }
-}
-
-/// What the broker is to do for a request, and what its answer needs to know.
-fn split(seat: &Seat, op: Op) -> (Change, Asked) {
-    match op {
-        Op::Join { id, metadata } => {
-            (Change::Join { user: seat.user.clone(), metadata }, Asked::Join { id })
-        }
-        Op::Leave { id } => (Change::Leave(LeaveReason::Left), Asked::Leave { id }),
-        Op::Update { id, metadata } => (Change::Update(metadata), Asked::Update { id }),
-        Op::Members { id } => (Change::Snapshot, Asked::Members { id }),
-        Op::Send(send) => {
-            let asked = Asked::Send { lane: send.lane, seq: send.seq };
-            (Change::Send(send), asked)
-        }
-        Op::Ephemeral { to, body, answered } => {
-            (Change::Pass { to, body: body.clone() }, Asked::Ephemeral { to, body, answered })
-        }
-        Op::Snapshot { reason } => (Change::Snapshot, Asked::Snapshot { reason }),
-    }
-}
-
-impl Asked {
-    fn about(&self) -> About {
-        match *self {
-            Asked::Join { id } => About::Join { id },
-            Asked::Leave { id } | Asked::Update { id } | Asked::Members { id } => {
-                About::Request { id }
-            }
-            Asked::Send { lane, seq } => About::Send { lane, seq },
-            Asked::Ephemeral { answered, .. } => About::Ephemeral { answered },
-            Asked::Snapshot { .. } => About::Snapshot,
         }
     }
 }

@@ -18,6 +18,9 @@ use crate::telemetry::guarded;
 /// takes to fail over.
 const ASKED_FOR: Duration = Duration::from_secs(30);
 const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// A beat that is not answered for this long is not waited for, and comes again before long.
+const BEAT_PATIENCE: Duration = Duration::from_millis(700);
+const BEAT_AGAIN: Duration = Duration::from_millis(100);
 /// Sessions whose absence is seen to at once.
 const UNDER_WAY_MAX: usize = 256;
 
@@ -147,19 +150,23 @@ impl Router {
     /// Tells other nodes that this one lives, and its rooms when others have died.
     pub(super) async fn say_alive(self) {
         loop {
-            tokio::select! {
+            // One that is not answered must not be the last that is heard before it counts as dead.
+            let beaten = tokio::time::timeout(BEAT_PATIENCE, self.0.broker.beat());
+            let beaten = tokio::select! {
                 () = self.0.stopping.cancelled() => break,
-                beaten = self.0.broker.beat() => if beaten.is_ok_and(|died| died) {
-                    let rooms: Vec<RoomHandle> = self.0.rooms().values().cloned().collect();
-                    for room in rooms {
-                        // One that is busy will do so by itself before long.
-                        let _ = room.sender(LogLane::Signal).try_send(Command::Tidy);
-                    }
+                beaten = beaten => beaten.ok().and_then(Result::ok),
+            };
+            if beaten == Some(true) {
+                let rooms: Vec<RoomHandle> = self.0.rooms().values().cloned().collect();
+                for room in rooms {
+                    // One that is busy will do so by itself before long.
+                    let _ = room.sender(LogLane::Signal).try_send(Command::Tidy);
                 }
             }
+            let pause = if beaten.is_some() { BEAT_EVERY } else { BEAT_AGAIN };
             tokio::select! {
                 () = self.0.stopping.cancelled() => break,
-                () = tokio::time::sleep(BEAT_EVERY) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
         if let Err(error) = self.0.broker.part().await {

@@ -87,6 +87,7 @@ pub struct Metrics {
     trimmed_forced: Counter,
     log_reads: Counter,
     broker_up: Gauge,
+    settings_differ: Gauge,
     granted: Gauge<f64, AtomicU64>,
     resets: Family<ByReason, Counter>,
     refusals: Family<ByCode, Counter>,
@@ -173,6 +174,12 @@ impl Default for Metrics {
             "Whether what keeps rooms and sessions answers (1) or not (0)",
             broker_up.clone(),
         );
+        let settings_differ = Gauge::default();
+        registry.register(
+            "broker_settings_differ",
+            "Other gateways on the same store whose settings differ where they must not",
+            settings_differ.clone(),
+        );
         let resets = Family::default();
         registry.register(
             "resets",
@@ -233,6 +240,7 @@ impl Default for Metrics {
             trimmed_forced: trimmed.get_or_create_owned(&reason("forced")),
             log_reads,
             broker_up,
+            settings_differ,
             granted,
             resets,
             refusals,
@@ -375,6 +383,11 @@ impl Metrics {
     /// A room was read from the broker's log.
     pub fn log_read(&self) {
         self.log_reads.inc();
+    }
+
+    /// How many other gateways have other settings.
+    pub fn settings_differ(&self, gateways: usize) {
+        self.settings_differ.set(i64::try_from(gateways).unwrap_or(i64::MAX));
     }
 
     /// Whether the broker answers.

@@ -178,6 +178,37 @@ async fn an_emptied_redis_is_a_new_beginning_for_who_is_there() {
 }
 
 #[tokio::test]
+async fn what_begins_a_new_life_reaches_everybody() {
+    let cluster = Cluster::start().await;
+    let [mut ann, mut bob] = cluster.members().await;
+    let mut cid = cluster.nodes[0].websocket().await;
+    cid.join("r").await;
+    for member in [&mut ann, &mut bob] {
+        member.expect("signal", "member_joined").await;
+    }
+    cluster.redis.command(&["FLUSHALL"]);
+    for lane in ["bulk", "signal"] {
+        ann.post("r", lane, json!(lane)).await;
+    }
+    for member in [&mut bob, &mut cid] {
+        let reset = member.expect("signal", "reset").await;
+        assert_eq!(member.expect("bulk", "position").await["start"], true);
+        for lane in ["bulk", "signal"] {
+            let heard = loop {
+                let heard = member.next(lane).await.expect("the connection has ended");
+                match heard["type"].as_str() {
+                    // Who comes into the new life behind it.
+                    Some("member_joined") => {}
+                    _ => break heard,
+                }
+            };
+            let told = ["type", "epoch", "body"].map(|field| &heard[field]);
+            assert_eq!(told, [&json!("message"), &reset["epoch"], &json!(lane)], "{heard}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn who_was_on_a_node_that_died_leaves_once_unless_it_comes_back() {
     let redis = RedisServer::start();
     let window = Duration::from_secs(8);

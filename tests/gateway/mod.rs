@@ -34,3 +34,4 @@ mod silence;
 mod slow;
 mod slow_reader;
 mod split;
+mod unheard;

@@ -3,10 +3,11 @@
 use handover_protocol::wire::message::Member;
 
 use super::losses::{key, server};
-use super::server::{Redis, nodes};
+use super::server::{Redis, nodes, nodes_by};
 use super::sessions::resume;
 use super::*;
 use crate::broker::Retired;
+use crate::broker::redis::Options;
 
 /// Looks after the room again and again, as a node that lives does, until it is as it should be.
 async fn look_after(node: &Node, seconds: u64, is_so: impl Fn(&[Member]) -> bool) {
@@ -178,4 +179,64 @@ async fn members_are_told_once_in_a_go() {
     );
     let took = sent().await - before;
     assert!(took < 300_000, "{took} bytes for a list of 100,000");
+}
+
+#[tokio::test]
+async fn who_is_taken_over_and_never_arrives_is_no_member_for_ever() {
+    let (here, there) = Nodes::with::<Redis>(limits(GENEROUS), &["ann", "bob"]).await;
+    here.broker.beat().await.unwrap();
+    there.broker.beat().await.unwrap();
+    here.join(author("bob")).await.unwrap();
+    there.join(author("ann")).await.unwrap();
+    // Her node lives, but speaks for her no more; and the one that takes her over fails.
+    resume(&here, "ann").await.unwrap();
+    there.broker.beat().await.unwrap();
+    for (later, present) in [(45, &["ann", "bob"][..]), (75, &["bob"])] {
+        let there = there.later(later);
+        there.broker.trim(there.now, &there.room, None).await.unwrap();
+        let mut names = Vec::new();
+        for member in there.snapshot(author("bob")).await.unwrap().members {
+            names.push(member.peer.as_str().to_owned());
+        }
+        names.sort();
+        assert_eq!(names, present);
+    }
+}
+
+#[tokio::test]
+async fn a_loss_that_is_read_of_expels_nobody() {
+    let server = handover_redis_servers::Server::on_socket();
+    let window = Duration::from_millis(1_500);
+    let options = Options { limits: limits(GENEROUS), resume_window: window, replicas: 0 };
+    let [broker] = nodes_by(&server.address, [options]).await;
+    let clock = crate::clock::Clock::start();
+    let node = || Node { broker: broker.clone(), _behind: None, room: room(), now: clock.now() };
+    node().broker.open(record("ann")).await.unwrap();
+    let _news = broker.follow(&room()).await.unwrap();
+    node().load("first").await;
+    node().join(author("ann")).await.unwrap();
+    // Long after the node has begun.
+    tokio::time::sleep(window * 2).await;
+    let mut line = server.line().await;
+    handover_redis_servers::ask(&mut line, &format!("HSET {} s 0", key("meta"))).await;
+    let state = broker.read(&room(), PerLane::default()).await.unwrap().unwrap();
+    assert_ne!(state.positions.epoch, epoch("first"));
+    broker.trim(clock.now(), &room(), None).await.unwrap().unwrap();
+    assert_eq!(names(&node().snapshot(author("ann")).await.unwrap()), ["ann"]);
+}
+
+#[tokio::test]
+async fn nodes_find_out_that_they_go_by_different_settings() {
+    let server = handover_redis_servers::Server::on_socket();
+    let options =
+        Options { limits: limits(GENEROUS), resume_window: Duration::from_secs(60), replicas: 0 };
+    let other = Options { resume_window: Duration::from_secs(61), ..options };
+    let [one, two, odd] = nodes_by(&server.address, [options, options, other]).await;
+    for (node, at_odds) in [(&one, 0), (&two, 0), (&odd, 2), (&one, 1)] {
+        node.beat().await.unwrap();
+        assert_eq!(*node.at_odds().borrow(), at_odds);
+    }
+    odd.part().await.unwrap();
+    one.beat().await.unwrap();
+    assert_eq!(*one.at_odds().borrow(), 0, "it has gone");
 }

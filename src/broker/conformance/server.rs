@@ -15,9 +15,17 @@ pub(super) async fn nodes<const N: usize>(
     limits: RoomLimits,
     replicas: u32,
 ) -> [Arc<RedisBroker>; N] {
+    let options = Options { limits, resume_window: Duration::from_secs(60), replicas };
+    nodes_by(address, [options; N]).await
+}
+
+/// Each by its own settings.
+pub(super) async fn nodes_by<const N: usize>(
+    address: &str,
+    options: [Options; N],
+) -> [Arc<RedisBroker>; N] {
     let stopping = CancellationToken::new();
-    let nodes = std::array::from_fn(|_| {
-        let options = Options { limits, resume_window: Duration::from_secs(60), replicas };
+    let nodes = options.map(|options| {
         let (broker, keeping) =
             RedisBroker::open(address, options, Clock::start(), stopping.clone()).unwrap();
         tokio::spawn(keeping);

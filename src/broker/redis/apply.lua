@@ -7,7 +7,8 @@
 --   them; 24 the epoch the room has to have ('' for any); 25 ms that what sessions did is
 --   remembered without them and without the room
 --   then 8 for each change: kind, peer, generation, event, bytes it counts for, x, y, z
--- Returns nothing, and changes nothing, if the room is not in that life (any more). Otherwise a
+-- Returns nothing, and changes nothing, if the room is not in that life (any more); 'W', and
+-- changes nothing, if that has to wait. Otherwise a
 -- list with one answer for each change, whose first item says what it is:
 --   F fenced, R refused (code, expected), E entry, D duplicate, S snapshot, O one's own place,
 --   N nothing, C checked
@@ -131,6 +132,9 @@ function change.K(peer, event, cost, user, metadata, seqs)
     end
   end
   local line, refused = enter(peer, event, cost, user, metadata)
+  if not refused then
+    at_home(peer)
+  end
   return refused or place(peer, line)
 end
 
@@ -247,7 +251,7 @@ function change.O(_, away_event, cost, living, expired_event, listed)
   local due = redis.call('HGET', meta, 'orphans')
   local is_due = due and tonumber(due) <= now
   local is_news = living ~= '' and living ~= redis.call('HGET', meta, 'swept')
-  if is_due or is_news then
+  if (is_due or is_news) and not is_unsure then
     local lives = {}
     for node in living:gmatch('%S+') do
       lives[node] = true
@@ -344,8 +348,18 @@ end
 if ARGV[24] ~= '' and epoch ~= ARGV[24] then
   return false
 end
+-- Nobody adds anything while it is unsure what the log holds. And once it is known to be lost,
+-- messages come behind those who are members of its next life.
+local is_calm = epoch and is_ahead(redis.call('HGET', meta, 'calm'))
+if is_unsure or is_calm then
+  for i = 26, #ARGV - 2, 8 do
+    if ARGV[i] == 'M' or (is_unsure and ('JKLUA'):find(ARGV[i], 1, true)) then
+      return 'W'
+    end
+  end
+end
 local answers = {}
-for i = 26, #ARGV, 8 do
+for i = 26, #ARGV - 2, 8 do
   answers[#answers + 1] = apply(unpack(ARGV, i, i + 7))
 end
 answers[#answers + 1] = { epoch or '', last('s'), last('b') }

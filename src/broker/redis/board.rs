@@ -2,6 +2,7 @@
 //!
 //! Without a Redis Cluster there is one shard with every slot.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +16,7 @@ use tokio::time::sleep;
 use super::address::Place;
 use super::follow::Follow;
 use super::keys::SLOTS;
+use super::process::Process;
 use super::{PATIENCE, Shift};
 use crate::broker::Unavailable;
 
@@ -31,34 +33,47 @@ const REPLICAS_PATIENCE: Duration = Duration::from_millis(1_000);
 pub(super) struct Script {
     text: String,
     hash: String,
+    /// It is told which process runs it.
+    is_about_log: bool,
 }
 
 impl Script {
     pub(super) fn new(text: &str) -> Script {
-        Script { text: text.to_owned(), hash: redis::Script::new(text).get_hash().to_owned() }
+        let hash = redis::Script::new(text).get_hash().to_owned();
+        Script { text: text.to_owned(), hash, is_about_log: false }
+    }
+
+    /// One about a room's log, which begins with `room.lua`.
+    pub(super) fn about_log(text: &str) -> Script {
+        let room = include_str!("room.lua");
+        Script { is_about_log: true, ..Script::new(&[room, text].concat()) }
     }
 
     /// Adds a call: by its name, or by its text where it is not known yet.
-    pub(super) fn call(
-        &self,
-        calls: &mut Pipeline,
-        known: Known,
-        keys: &[String],
-        args: &[String],
-    ) {
-        let call = match known {
+    fn call(&self, calls: &mut Pipeline, by: &Asked<'_>, keys: &[String], args: &[String]) {
+        let call = match by.known {
             Known::ByName => calls.cmd("EVALSHA").arg(&self.hash),
             Known::ByText => calls.cmd("EVAL").arg(&self.text),
         };
         call.arg(keys.len()).arg(keys).arg(args);
+        if self.is_about_log {
+            call.arg(&by.process.name).arg(by.forebears);
+        }
     }
 }
 
 /// How a script is named.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Known {
+enum Known {
     ByName,
     ByText,
+}
+
+/// Who is asked.
+pub(super) struct Asked<'a> {
+    known: Known,
+    process: &'a Process,
+    forebears: &'a str,
 }
 
 /// Who has to have what is asked for, before it counts.
@@ -78,6 +93,8 @@ pub(super) struct Lines {
     /// WAIT is about what its own connection wrote, and holds up what comes behind it there. So
     /// each of these is asked about some slots, and several can wait at a time.
     waiting: Vec<MultiplexedConnection>,
+    /// Who answers on `plain`.
+    process: Arc<Process>,
 }
 
 impl Lines {
@@ -85,8 +102,9 @@ impl Lines {
         number: u64,
         plain: MultiplexedConnection,
         waiting: Vec<MultiplexedConnection>,
+        process: Process,
     ) -> Lines {
-        Lines { number, plain, waiting }
+        Lines { number, plain, waiting, process: Arc::new(process) }
     }
 }
 
@@ -155,15 +173,30 @@ impl Shard {
         Shift(self.shift.load(Ordering::Acquire))
     }
 
-    fn line(&self, slot: u16, held: Held) -> Result<(u64, MultiplexedConnection), Unavailable> {
+    fn line(&self, slot: u16, held: Held) -> Result<Line, Unavailable> {
         let lines = self.lines.borrow();
         let lines = lines.as_ref().ok_or_else(|| silent(&self.place))?;
         let waiting = match held {
             Held::ByOne => None,
             Held::ByReplicas => lines.waiting.get(usize::from(slot) % lines.waiting.len().max(1)),
         };
-        Ok((lines.number, waiting.unwrap_or(&lines.plain).clone()))
+        let connection = waiting.unwrap_or(&lines.plain).clone();
+        Ok(Line { number: lines.number, connection, process: lines.process.clone() })
     }
+
+    /// The process that answers, if one does and is known.
+    fn process(&self) -> Option<Arc<Process>> {
+        let lines = self.lines.borrow();
+        let process = lines.as_ref().map(|lines| lines.process.clone());
+        process.filter(|process| !process.name.is_empty())
+    }
+}
+
+/// One connection, and who answers on it.
+struct Line {
+    number: u64,
+    connection: MultiplexedConnection,
+    process: Arc<Process>,
 }
 
 fn silent(place: &Place) -> Unavailable {
@@ -227,6 +260,9 @@ pub(super) struct Board {
     pub(super) outdated: Notify,
     /// How many replicas have to have what is written.
     pub(super) replicas: u32,
+    /// The processes that are written to, by name. A room that was with one of them, and is not
+    /// now, has moved.
+    masters: watch::Sender<Arc<str>>,
 }
 
 impl fmt::Debug for Board {
@@ -242,12 +278,17 @@ impl Board {
             up: watch::Sender::new(false),
             outdated: Notify::new(),
             replicas,
+            masters: watch::Sender::new(Arc::from("")),
         }
     }
 
     /// After a change of the map or of a shard.
     pub(super) fn settle(&self) {
-        let up = self.map.borrow().is_whole_and_up();
+        let map = self.map.borrow().clone();
+        let masters = map.shards().filter_map(|shard| shard.process());
+        let masters: BTreeSet<String> = masters.map(|process| process.name.clone()).collect();
+        self.masters.send_replace(Vec::from_iter(masters).join(" ").into());
+        let up = map.is_whole_and_up();
         self.up.send_if_modified(|was| std::mem::replace(was, up) != up);
     }
 
@@ -270,7 +311,7 @@ impl Board {
         args: &[String],
     ) -> Result<Value, Unavailable> {
         let mut answers =
-            self.ask(slot, held, |calls, known| script.call(calls, known, keys, args)).await?;
+            self.ask(slot, held, |calls, asked| script.call(calls, asked, keys, args)).await?;
         answers.pop().ok_or_else(|| Unavailable("no answer at all".to_owned()))
     }
 
@@ -279,7 +320,7 @@ impl Board {
         &self,
         slot: u16,
         held: Held,
-        calls: impl Fn(&mut Pipeline, Known),
+        calls: impl Fn(&mut Pipeline, &Asked<'_>),
     ) -> Result<Vec<Value>, Unavailable> {
         // Whom to suspect if there is no answer: nobody, if slots move for that long.
         let unanswered = Mutex::new(None);
@@ -302,7 +343,7 @@ impl Board {
         &self,
         slot: u16,
         held: Held,
-        calls: impl Fn(&mut Pipeline, Known),
+        calls: impl Fn(&mut Pipeline, &Asked<'_>),
         unanswered: &Mutex<Option<(Arc<Shard>, u64)>>,
     ) -> Result<Vec<Value>, Unavailable> {
         let waits_for = |asked| {
@@ -310,13 +351,17 @@ impl Board {
         };
         let held = if self.replicas == 0 { Held::ByOne } else { held };
         let (mut known, mut elsewhere) = (Known::ByName, None);
+        let mut has_answered = false;
         loop {
             let (shard, is_elsewhere) = match elsewhere.take() {
                 Some(shard) => (shard, true),
                 None => (self.shard(slot)?, false),
             };
+            let Line { number, mut connection, process } = shard.line(slot, held)?;
+            let masters = self.masters.borrow().clone();
+            let forebears = if process.goes_on { "*" } else { &*masters };
             let mut pipe = redis::pipe();
-            calls(&mut pipe, known);
+            calls(&mut pipe, &Asked { known, process: &process, forebears });
             if is_elsewhere {
                 pipe = asking(&pipe);
             }
@@ -324,9 +369,13 @@ impl Board {
                 pipe.cmd("WAIT").arg(self.replicas).arg(REPLICAS_PATIENCE.as_millis() as u64);
             }
             pipe.ignore_errors();
-            let (number, mut line) = shard.line(slot, held)?;
-            waits_for(Some((shard.clone(), number)));
-            let answers: RedisResult<Vec<RedisResult<Value>>> = pipe.query_async(&mut line).await;
+            // Who has just sent us on, or had us wait, is there.
+            if !has_answered {
+                waits_for(Some((shard.clone(), number)));
+            }
+            let answers: RedisResult<Vec<RedisResult<Value>>> =
+                pipe.query_async(&mut connection).await;
+            has_answered = true;
             waits_for(None);
             let answers = answers.inspect_err(|_| shard.suspect(number)).map_err(failed)?;
             let error = match answers.into_iter().collect::<RedisResult<Vec<Value>>>() {

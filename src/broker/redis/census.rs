@@ -1,17 +1,18 @@
 //! Which nodes there are, which have died, and which sessions are on this one.
 
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use futures_util::stream::{self, StreamExt};
 use handover_protocol::time::Time;
 use redis::FromRedisValue;
 
-use super::RedisBroker;
 use super::board::Held;
-use super::keys::{NODES, nodes_slot, session_keys};
+use super::keys::{NODES, TERMS, nodes_slot, session_keys};
 use super::sessions::AT_ONCE;
 use super::stored::garbled;
+use super::{Options, RedisBroker, millis};
 use crate::broker::{Author, BEAT_EVERY, Unavailable};
 
 /// A node that has said nothing for this long is dead.
@@ -26,6 +27,22 @@ pub(super) struct Census {
     beaten: Option<Time>,
     /// Nobody is taken for dead before this.
     believed_from: Time,
+}
+
+/// What all nodes have to go by alike, as they tell each other.
+pub(super) fn terms(options: &Options) -> String {
+    let Options { limits, resume_window, replicas } = options;
+    let mut terms = vec![
+        format!("resume_window_ms={}", millis(*resume_window)),
+        format!("broker_replicas={replicas}"),
+        format!("limits.room_members={}", limits.members),
+    ];
+    for (lane, keep) in [("signal", limits.retention.signal), ("bulk", limits.retention.bulk)] {
+        terms.push(format!("retention.{lane}.entries={}", keep.entries));
+        terms.push(format!("retention.{lane}.bytes={}", keep.bytes));
+        terms.push(format!("retention.{lane}.age_ms={}", millis(keep.age)));
+    }
+    terms.join(" ")
 }
 
 impl RedisBroker {
@@ -50,12 +67,14 @@ impl RedisBroker {
     /// See [`Broker::beat`](crate::broker::Broker::beat).
     pub(super) async fn count_in(&self) -> Result<bool, Unavailable> {
         let now = self.clock.now();
-        let args = [self.node.clone(), NODE_SILENCE_MAX.as_micros().to_string()];
-        let (keys, script) = ([NODES.to_owned()], &self.scripts.beat);
+        let silence = NODE_SILENCE_MAX.as_micros().to_string();
+        let args = [self.node.clone(), silence, self.terms.clone()];
+        let (keys, script) = ([NODES, TERMS].map(str::to_owned), &self.scripts.beat);
         let said = self.board.script(nodes_slot(), Held::ByOne, script, &keys, &args).await?;
-        let read = <(String, u64, Vec<String>)>::from_redis_value(said);
-        let (before, there, mut living) = read.map_err(|_| garbled("nodes"))?;
+        let read = <(String, u64, Vec<String>, Vec<String>)>::from_redis_value(said);
+        let (before, there, mut living, terms) = read.map_err(|_| garbled("nodes"))?;
         living.sort_unstable();
+        self.compare(terms);
         let mut census = self.census();
         census.beaten = Some(now);
         let before = before.parse::<u64>().ok();
@@ -74,10 +93,30 @@ impl RedisBroker {
         Ok(earlier.iter().any(|name| living.binary_search(name).is_err()))
     }
 
+    /// Says so if others go by something else than this node does: once for each time that changes.
+    fn compare(&self, terms: Vec<String>) {
+        let others = terms.into_iter().filter(|terms| *terms != self.terms).collect::<Vec<_>>();
+        let known: HashSet<&str> = self.terms.split(' ').collect();
+        let differing = others.iter().flat_map(|terms| terms.split(' '));
+        let differing: BTreeSet<&str> = differing.filter(|term| !known.contains(term)).collect();
+        let is_news = self
+            .at_odds
+            .send_if_modified(|before| std::mem::replace(before, others.len()) != others.len());
+        if is_news && !others.is_empty() {
+            let differing = Vec::from_iter(differing).join(" ");
+            tracing::warn!(
+                nodes = others.len(),
+                theirs = differing,
+                ours = self.terms,
+                "other gateways on this redis have other settings: they have to be the same"
+            );
+        }
+    }
+
     /// See [`Broker::part`](crate::broker::Broker::part).
     pub(super) async fn count_out(&self) -> Result<(), Unavailable> {
         let parted = self.board.ask(nodes_slot(), Held::ByOne, |calls, _| {
-            calls.zrem(NODES, &self.node);
+            calls.zrem(NODES, &self.node).hdel(TERMS, &self.node);
         });
         parted.await.map(drop)
     }
@@ -100,7 +139,11 @@ impl RedisBroker {
             let had = Option::<u64>::from_redis_value(had).map_err(|_| garbled("a session"))?;
             Ok((had != Some(author.generation)).then_some(author))
         });
-        let strangers = stream::iter(kept).buffer_unordered(AT_ONCE).try_collect::<Vec<_>>();
-        Ok(strangers.await?.into_iter().flatten().collect())
+        // Those on a master that does not answer keep nobody else's from being looked after.
+        let strangers = stream::iter(kept).buffer_unordered(AT_ONCE);
+        let strangers = strangers.filter_map(async |kept: Result<_, Unavailable>| {
+            kept.inspect_err(|error| tracing::debug!(%error, "a session is not kept")).ok()?
+        });
+        Ok(strangers.collect().await)
     }
 }

@@ -16,6 +16,8 @@ pub(super) enum Recorded {
     As,
     Fenced,
     TooMany,
+    /// Who has its record does not answer.
+    Not,
 }
 
 /// What `apply.lua` takes for a change.

@@ -206,12 +206,15 @@ async fn ask(
     };
     let (epoch, ranges) = match &address.way {
         Way::Sentinel(name) => {
-            let mut question = redis::cmd("SENTINEL");
-            question.arg("MASTER").arg(name);
-            let said: HashMap<String, String> = question.query_async(&mut line).await.ok()?;
+            // While it leads a failover it tells the new epoch with the old address in the first
+            // answer, and the new one in the second.
+            let mut both = redis::pipe();
+            both.cmd("SENTINEL").arg("MASTER").arg(name);
+            both.cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(name);
+            let (said, (host, port)): (HashMap<String, String>, (String, u16)) =
+                both.query_async(&mut line).await.ok()?;
             let epoch = said.get("config-epoch")?.parse().ok()?;
-            let master = Place::Tcp(said.get("ip")?.clone(), said.get("port")?.parse().ok()?);
-            (epoch, vec![(0, SLOTS - 1, master)])
+            (epoch, vec![(0, SLOTS - 1, Place::Tcp(host, port))])
         }
         Way::Cluster => {
             let mut both = redis::pipe();

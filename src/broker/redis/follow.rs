@@ -16,10 +16,14 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, FutureExt, OptionFuture, try_join_all};
 use handover_protocol::time::Time;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, PushInfo, PushKind, RedisResult, Value};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, PushInfo, PushKind, RedisResult,
+    ServerErrorKind, Value,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use super::board::{Board, Lines, Shard, failed};
+use super::process::Process;
 use super::rooms::Rooms;
 use super::stored::garbled;
 use super::{PATIENCE, Shift, keys};
@@ -35,6 +39,8 @@ const SILENCE_MAX: Duration = Duration::from_millis(1_400);
 const BEAT_PATIENCE: Duration = Duration::from_millis(1_300);
 /// Between two tries to connect.
 const PAUSE: Duration = Duration::from_millis(250);
+/// Rooms that are subscribed to at once.
+const FOLLOWED_AT_ONCE: usize = 256;
 /// What was published and not looked at yet.
 const PUSHED_MAX: usize = 8_192;
 /// Connections that wait for replicas, to each shard.
@@ -170,7 +176,12 @@ impl Subscription {
         self.subscribe(&mut standing, wanted).await?;
         // It can be written to, and as many replicas as there have to be are there.
         self.beat(&standing).await?;
-        self.shard.opened(Lines::new(number, plain, waiting), shift);
+        // Where replicas are waited for, no process can have less than was answered.
+        let process = match self.board.replicas {
+            0 => Process::ask(plain.clone(), &self.shard.place).await?,
+            _ => Process::default(),
+        };
+        self.shard.opened(Lines::new(number, plain, waiting, process), shift);
         Ok(standing)
     }
 
@@ -182,6 +193,7 @@ impl Subscription {
         // Entries that are to be on replicas first; those of them a beat is behind.
         let (mut held, mut proven) = (Vec::new(), Vec::new());
         let shard = self.shard.clone();
+        let mut asked = Vec::new();
         loop {
             if beat.is_none() && !held.is_empty() {
                 proven = std::mem::take(&mut held);
@@ -189,11 +201,12 @@ impl Subscription {
             }
             let done = tokio::select! {
                 push = standing.pushed.recv() => match push {
-                    Some(push) => self.pushed(&standing, push, &mut last_heard, &mut held),
+                    Some(push) => self.pushed(&mut standing, push, &mut last_heard, &mut held),
                     None => Err(Unavailable("the subscription ended".to_owned())),
                 },
-                Some(ask) = self.asked.recv() => {
-                    self.in_time(last_heard, self.follow(&mut standing, ask)).await
+                1.. = self.asked.recv_many(&mut asked, FOLLOWED_AT_ONCE) => {
+                    let asked = std::mem::take(&mut asked);
+                    self.in_time(last_heard, self.follow(&mut standing, asked)).await
                 }
                 Some(beaten) = OptionFuture::from(beat.as_mut()) => {
                     beat = None;
@@ -251,7 +264,7 @@ impl Subscription {
 
     fn pushed(
         &self,
-        standing: &Standing,
+        standing: &mut Standing,
         push: PushInfo,
         last_heard: &mut Time,
         held: &mut Vec<(String, Vec<u8>)>,
@@ -280,13 +293,16 @@ impl Subscription {
                 Err(Unavailable("the subscription was cut".to_owned()))
             }
             (PushKind::SUnsubscribe, Some(Value::BulkString(channel)), _) => {
-                // By our own wish it is not among them any more.
-                match std::str::from_utf8(&channel) {
-                    Ok(channel) if standing.channels.contains(channel) => {
-                        Err(Unavailable("slots move".to_owned()))
-                    }
-                    _ => Ok(()),
+                let Ok(channel) = String::from_utf8(channel) else { return Ok(()) };
+                if channel == standing.beat {
+                    return Err(Unavailable("the slot of its beat has moved".to_owned()));
                 }
+                // By our own wish it is not among them any more. Otherwise its slot has moved.
+                if standing.channels.remove(&channel) {
+                    self.rooms.doubt([&channel]);
+                    self.board.outdated.notify_one();
+                }
+                Ok(())
             }
             _ => Ok(()),
         }
@@ -331,17 +347,19 @@ impl Subscription {
         }
     }
 
-    async fn follow(&self, standing: &mut Standing, ask: Follow) -> Result<(), Unavailable> {
-        let Follow { channel, slot, room, followed } = ask;
-        if !self.is_ours(slot) {
-            // Whoever waits is told by its being dropped.
-            return Ok(());
+    async fn follow(&self, standing: &mut Standing, asked: Vec<Follow>) -> Result<(), Unavailable> {
+        let is_new =
+            |ask: &&Follow| self.is_ours(ask.slot) && !standing.channels.contains(&ask.channel);
+        let new: HashSet<String> =
+            asked.iter().filter(is_new).map(|ask| ask.channel.clone()).collect();
+        self.subscribe(standing, new.into_iter().collect()).await?;
+        for Follow { channel, slot, room, followed } in asked {
+            // Whoever waits for another one is told by its being dropped.
+            if standing.channels.contains(&channel) {
+                // Who has given up waiting is found gone at the next beat.
+                let _ = followed.send(self.rooms.follow(channel, slot, room));
+            }
         }
-        if !standing.channels.contains(&channel) {
-            self.subscribe(standing, vec![channel.clone()]).await?;
-        }
-        // Who has given up waiting is found gone at the next beat.
-        let _ = followed.send(self.rooms.follow(channel, slot, room));
         Ok(())
     }
 
@@ -358,36 +376,48 @@ impl Subscription {
             let name = if self.sharded { "SUNSUBSCRIBE" } else { "UNSUBSCRIBE" };
             try_join_all(gone.iter().map(|channel| one(name, channel, sink.clone()))).await?;
         }
-        if !come.is_empty() {
-            self.subscribe(standing, come.clone()).await?;
-            self.rooms.doubt(&come);
-        }
+        let come = self.subscribe(standing, come).await?;
+        self.rooms.doubt(&come);
         Ok(())
     }
 
-    /// One by one: in a cluster they are in many slots, and an answer is told from another.
+    /// One by one: in a cluster they are in many slots, and an answer is told from another. Says
+    /// which are heard from now on: not those whose slot has gone elsewhere.
     async fn subscribe(
         &self,
         standing: &mut Standing,
         channels: Vec<String>,
-    ) -> Result<(), Unavailable> {
+    ) -> Result<Vec<String>, Unavailable> {
         let name = if self.sharded { "SSUBSCRIBE" } else { "SUBSCRIBE" };
         let sink = &standing.sink;
-        try_join_all(channels.iter().map(|channel| one(name, channel, sink.clone()))).await?;
-        standing.channels.extend(channels);
-        Ok(())
+        let asked = channels.iter().map(|channel| one(name, channel, sink.clone()));
+        let mut heard = Vec::with_capacity(channels.len());
+        for (is_here, channel) in try_join_all(asked).await?.into_iter().zip(&channels) {
+            if is_here {
+                standing.channels.insert(channel.clone());
+                heard.push(channel.clone());
+            } else {
+                self.board.outdated.notify_one();
+            }
+        }
+        Ok(heard)
     }
 }
 
+/// Whether the channel is there.
 async fn one(
     name: &str,
     channel: &str,
     mut sink: MultiplexedConnection,
-) -> Result<(), Unavailable> {
+) -> Result<bool, Unavailable> {
     let mut command: Cmd = redis::cmd(name);
     command.arg(channel);
     let answer: RedisResult<Value> = command.query_async(&mut sink).await;
-    answer.map(drop).map_err(failed)
+    match answer {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::Moved) => Ok(false),
+        Err(error) => Err(failed(error)),
+    }
 }
 
 /// Redis answers in time, or counts as gone.

@@ -36,6 +36,9 @@ pub(super) fn session_keys(session: SessionId) -> ([String; 3], u16) {
 /// The nodes there are, each with when it last said that it lives.
 pub(super) const NODES: &str = "handover:nodes";
 
+/// What each of them goes by, in the same slot.
+pub(super) const TERMS: &str = "handover:{handover:nodes}:terms";
+
 /// The slot of [`NODES`], which has no tag.
 pub(super) fn nodes_slot() -> u16 {
     tag_slot(NODES)
@@ -67,6 +70,11 @@ mod tests {
         // The check value of CRC16-XMODEM, and a slot from the documentation of Redis.
         assert_eq!(tag_slot("123456789"), 0x31c3);
         assert_eq!(tag_slot("user1000"), 3443);
+    }
+
+    #[test]
+    fn what_nodes_go_by_lies_beside_them() {
+        assert!(TERMS.contains(&format!("{{{NODES}}}")));
     }
 
     #[test]

@@ -11,7 +11,14 @@ if not epoch then
   epoch = ARGV[4]
   redis.call('DEL', meta, members, log.s, log.b)
   redis.call('HSET', meta, 'epoch', epoch, 'empty', ARGV[1], 'looked', ARGV[1])
+  if process ~= '' then
+    redis.call('HSET', meta, 'at', process)
+  end
   redis.call('PEXPIRE', meta, ARGV[15])
+  if ARGV[5] ~= '' and publish('d') > 1 then
+    -- It was lost, and others have members of it.
+    redis.call('HSET', meta, 'calm', text(now + heed))
+  end
 end
 
 local function behind(lane, after)

@@ -5,13 +5,19 @@
 --   5 the epoch the asking node knows ('' for none), 6 and 7 the last signal offset it has seen
 --   and the mark of the entry there ('' if only the offset), 8 and 9 of bulk,
 --   10 '1' if replicas are to be waited for, 11 microseconds that members have to be taken in
---   by a node after their own has died, or after they may have been lost
+--   by a node after their own has died, or after they may have been lost; and the last two: the
+--   process that runs this ('' if that does not matter), and the processes after which it may go
+--   on with what it has ('*' for any, or their names)
 --
 -- A line of a log is `offset at bytes epoch peer event`; its mark is `at peer`. Counts stay
 -- below 2^53.
 local meta, members, past = KEYS[1], KEYS[2], KEYS[5]
 local log = { s = KEYS[3], b = KEYS[4] }
 local now = tonumber(ARGV[1])
+local process, forebears = ARGV[#ARGV - 1], ARGV[#ARGV]
+-- After a loss, or when there may be one, those who know more of the room have this long to say
+-- so, and those who have members in it to come back; in microseconds.
+local heed = 800000
 local epoch = redis.call('HGET', meta, 'epoch')
 
 local function text(number)
@@ -23,7 +29,7 @@ local function last(lane)
 end
 
 local function publish(payload)
-  redis.call(ARGV[3], ARGV[2], payload)
+  return redis.call(ARGV[3], ARGV[2], payload)
 end
 
 -- Whether the log is not the one that the asking node has seen.
@@ -60,14 +66,53 @@ local function begin_anew()
   epoch = ARGV[4]
   redis.call('DEL', log.s, log.b)
   redis.call('HSET', meta, 'epoch', epoch, 's', #order, 'b', 0, 's:bytes', 0, 'b:bytes', 0)
-  redis.call('HSET', meta, 'orphans', ends)
+  redis.call('HSET', meta, 'orphans', ends, 'calm', text(now + heed))
+  redis.call('HDEL', meta, 'at', 'next', 'due', 'lost')
   publish('d')
+end
+
+-- Whether that is to be waited for: not for ever, should a clock be set back.
+local function is_ahead(due)
+  return due and now < tonumber(due) and tonumber(due) <= now + 2 * heed
+end
+
+-- Whether it is still to be found out what of the log is lost: nothing is added meanwhile.
+local is_unsure = false
+
+-- Another process than the one that the room was with may have less of it than was answered. One
+-- that was started again with its file has everything, unless its machine had stopped: then some
+-- node knows, and says so in time. Of any other nobody may know: the room begins anew once all have
+-- read what there is.
+local function recognise()
+  local at, next, due, lost = unpack(redis.call('HMGET', meta, 'at', 'next', 'due', 'lost'))
+  local before = next or at
+  if not before then
+    redis.call('HSET', meta, 'at', process)
+  elseif before ~= process then
+    redis.call('HSET', meta, 'next', process, 'due', text(now + heed))
+    local is_known = forebears == '*' or (' ' .. forebears .. ' '):find(' ' .. before .. ' ', 1, true)
+    if not is_known then
+      redis.call('HSET', meta, 'lost', '1')
+    end
+    is_unsure = true
+  elseif next and is_ahead(due) then
+    is_unsure = true
+  elseif next and lost then
+    begin_anew()
+    redis.call('HSET', meta, 'at', process)
+  elseif next then
+    redis.call('HSET', meta, 'at', process)
+    redis.call('HDEL', meta, 'next', 'due')
+  end
 end
 
 if epoch and epoch == ARGV[5] then
   if strayed('s', ARGV[6], ARGV[7]) or strayed('b', ARGV[8], ARGV[9]) then
     begin_anew()
   end
+end
+if epoch and process ~= '' then
+  recognise()
 end
 if epoch and ARGV[10] == '1' then
   -- WAIT is about what its connection wrote: without this, a repetition would not wait.

@@ -10,7 +10,7 @@ use redis::{FromRedisValue, Value};
 use super::board::Held;
 use super::keys::{RoomKeys, session_keys};
 use super::stored::garbled;
-use super::{PAST_KEPT, RedisBroker, millis};
+use super::{KEEP_MARGIN, PAST_KEPT, RedisBroker, millis};
 use crate::broker::{Author, ResumeError, Retired, SecretHash, SessionRecord, Unavailable};
 
 /// Slots asked at once for one purpose.
@@ -120,12 +120,14 @@ impl RedisBroker {
     }
 
     async fn fence(&self, room: &RoomName, record: &SessionRecord) -> Result<(), Unavailable> {
-        let RoomKeys { keys: [.., past], channel, slot } = self.room_keys(room);
+        let RoomKeys { keys: [meta, .., past], channel, slot } = self.room_keys(room);
         let generation = record.generation.to_string();
         let (publish, kept) = (self.publish.to_owned(), millis(PAST_KEPT).to_string());
-        let args = [record.peer.to_string(), generation, channel, publish, kept];
-        let (past, fence) = ([past], &self.scripts.fence);
-        self.board.script(slot, Held::ByReplicas, fence, &past, &args).await.map(drop)
+        let late = self.clock.now() + self.session_kept.saturating_sub(KEEP_MARGIN);
+        let late = self.board.shard(slot)?.shift().to_there(late).to_string();
+        let args = [record.peer.to_string(), generation, channel, publish, kept, late];
+        let (keys, fence) = ([past, meta], &self.scripts.fence);
+        self.board.script(slot, Held::ByReplicas, fence, &keys, &args).await.map(drop)
     }
 
     async fn record(&self, session: SessionId) -> Result<Option<Kept>, Unavailable> {

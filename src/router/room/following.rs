@@ -5,6 +5,7 @@
 //! store's log because it was published in vain. A room that the store has lost, in whole or at
 //! its end, begins another life: its members here are members again, and start anew.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -14,7 +15,9 @@ use handover_protocol::session::{RoomLog, Slot};
 use handover_protocol::wire::message::{LeaveReason, Member, Positions};
 use handover_protocol::wire::{LogLane, PeerId, PerLane};
 
-use super::{Asked, LiveRoom, Seated, Then};
+use super::answers::{Asked, Then};
+use super::opening::Opening;
+use super::{LiveRoom, Seated};
 use crate::broker::{Change, Done, Heard, RoomOp, RoomState, Unavailable};
 use crate::router::live_log::SharedLog;
 use crate::router::mailbox::Notice;
@@ -171,16 +174,10 @@ impl LiveRoom {
         let revived = strangers.iter().map(|seat| self.shared.revive(seat));
         futures_util::future::join_all(revived).await;
         let settled = async {
+            // First those who are here: housekeeping may find that nobody has them.
+            self.take_home().await?;
             if tidy {
                 self.keep_up().await?;
-            }
-            if std::mem::take(&mut self.unhomed) && !self.seats.is_empty() {
-                let here = self.seats.values().map(|seated| seated.seat.author);
-                let back = |author| RoomOp { author, change: Change::MarkAway(false) };
-                let back: Vec<RoomOp> = here.map(back).collect();
-                let back = self.apply(back).await;
-                self.unhomed = back.is_err();
-                back?;
             }
             Ok(())
         };
@@ -188,6 +185,22 @@ impl LiveRoom {
             tracing::debug!(room = %self.name, error = %unavailable, "not settled yet");
         }
         self.mark();
+    }
+
+    /// Says that the members who are here are here, if that may have been lost or doubted.
+    pub(super) async fn take_home(&mut self) -> Result<(), Unavailable> {
+        if !std::mem::take(&mut self.unhomed) {
+            return Ok(());
+        }
+        let here = self.seats.values().map(|seated| seated.seat.author);
+        let back = |author| RoomOp { author, change: Change::MarkAway(false) };
+        let back: Vec<RoomOp> = here.map(back).collect();
+        for some in back.chunks(AT_ONCE) {
+            let back = self.apply(some.to_vec()).await;
+            self.unhomed |= back.is_err();
+            back?;
+        }
+        Ok(())
     }
 
     /// Has changes applied, to the room's next life if this one turns out to be lost.
@@ -316,13 +329,26 @@ impl LiveRoom {
         });
         let joins: Vec<RoomOp> = joins.collect();
         let mut joined = Vec::with_capacity(joins.len());
-        for some in joins.chunks(AT_ONCE) {
+        let mut seen = None;
+        let mut waiting = joins.chunks(AT_ONCE).peekable();
+        while let Some(some) = waiting.next() {
             let (now, known) = (self.shared.clock.now(), Some(log.positions()));
-            let done = self.shared.broker.apply(now, &self.name, known, some.to_vec()).await?;
+            let mut ops = some.to_vec();
+            let is_last = waiting.peek().is_none();
+            // Behind all of them: where they start.
+            ops.extend(
+                some.first()
+                    .filter(|_| is_last)
+                    .map(|join| RoomOp { author: join.author, change: Change::Snapshot }),
+            );
+            let done = self.shared.broker.apply(now, &self.name, known, ops).await?;
             joined.extend(done.ok_or_else(|| Unavailable("the room is gone again".to_owned()))?);
+            seen = if is_last { joined.pop() } else { None };
         }
+        let mut to_come = HashMap::new();
         for (join, joined) in joins.into_iter().zip(joined) {
-            if let Ok(Done::Rejoined(..)) = joined {
+            if let Ok(Done::Rejoined(place, _)) = joined {
+                to_come.insert(join.author.peer, place.seq);
                 continue;
             }
             if let Some(seat) = self.unseat(join.author.peer) {
@@ -339,6 +365,9 @@ impl LiveRoom {
         let state = state.filter(|state| is_past(state.positions, log.positions()));
         let state = state.ok_or_else(|| Unavailable("the room is gone again".to_owned()))?;
         self.fill(&log, state);
+        if let Some(Ok(Done::Snapshot(seen))) = seen {
+            self.opening = Some(Opening::new(self.shared.clock.now(), seen, to_come));
+        }
         old.end();
         self.log = Some(log);
         self.in_doubt = false;

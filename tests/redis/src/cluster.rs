@@ -18,7 +18,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// With that many masters, and a replica each for the first of them.
+    /// With that many masters, and replicas for them in turn.
     pub async fn start(masters: usize, replicas: usize) -> Cluster {
         let host = own_host();
         let announced = host.to_string();
@@ -51,8 +51,8 @@ impl Cluster {
         for (at, server) in servers.iter().enumerate() {
             let mut line = server.line().await;
             until(&mut line, "CLUSTER INFO", &[&all, "cluster_slots_ok:16384"]).await;
-            if let Some(master) = at.checked_sub(masters) {
-                ask(&mut line, &format!("CLUSTER REPLICATE {}", ids[master])).await;
+            if at >= masters {
+                ask(&mut line, &format!("CLUSTER REPLICATE {}", ids[at % masters])).await;
                 until(&mut line, "INFO replication", &["master_link_status:up"]).await;
             }
         }

@@ -5,11 +5,14 @@
 
 mod cluster;
 mod sentinels;
+mod way;
 
 pub use cluster::Cluster;
 pub use sentinels::Sentinels;
+pub use way::Way;
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -34,7 +37,8 @@ pub struct Server {
     child: Child,
     /// An address for the client.
     pub address: String,
-    _dir: TempDir,
+    args: Vec<String>,
+    dir: TempDir,
 }
 
 impl Server {
@@ -44,7 +48,8 @@ impl Server {
         let socket = dir.path().join("socket");
         let args = ["--port", "0", "--unixsocket", socket.to_str().unwrap()].map(str::to_owned);
         let address = format!("redis+unix://{}", socket.display());
-        Server { child: redis_server(&dir, &args), address, _dir: dir }
+        let args = args.to_vec();
+        Server { child: redis_server(&dir, &args), address, args, dir }
     }
 
     /// On a port.
@@ -56,7 +61,8 @@ impl Server {
         Server {
             child: redis_server(&dir, &all),
             address: format!("redis://{host}:{port}"),
-            _dir: dir,
+            args: all,
+            dir,
         }
     }
 
@@ -68,7 +74,7 @@ impl Server {
         let mut command = Command::new("redis-sentinel");
         command.arg(&file).current_dir(dir.path()).stdout(Stdio::null());
         let child = command.spawn().expect("redis-sentinel is installed");
-        Server { child, address: format!("redis://{host}:{port}"), _dir: dir }
+        Server { child, address: format!("redis://{host}:{port}"), args: Vec::new(), dir }
     }
 
     /// Once it answers.
@@ -84,6 +90,22 @@ impl Server {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// Its process ends at once, as if it were killed.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts again with what it kept, once it was killed.
+    pub fn start_again(&mut self) {
+        self.child = redis_server(&self.dir, &self.args);
+    }
+
+    /// Where it keeps what it keeps.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Sends a signal to it alone.
@@ -103,8 +125,7 @@ fn redis_server(dir: &TempDir, args: &[String]) -> Child {
 impl Drop for Server {
     fn drop(&mut self) {
         // It is this process's own child: there is nobody else to hit.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 

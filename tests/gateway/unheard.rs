@@ -1,0 +1,147 @@
+//! What Redis says and a gateway does not hear.
+
+use handover_redis_servers::{Server, Way, own_host};
+use serde_json::json;
+
+use super::cluster::health_says;
+use super::redis::RedisServer;
+use super::setup::{Member, Served, soon};
+
+/// Two gateways on a Redis, the second of them by a way on which things can be lost, and a member
+/// on each.
+struct Apart {
+    nodes: [Served; 2],
+    way: Way,
+    members: [Member; 2],
+    _server: Server,
+}
+
+impl Apart {
+    async fn start() -> Apart {
+        let host = own_host();
+        let server = Server::on_port(host, 7000, &[]);
+        server.line().await;
+        let way = Way::open(host, 7001, 7000).await;
+        let nodes = [
+            Served::node(&server.address).await,
+            Served::node(&format!("redis://{host}:7001")).await,
+        ];
+        let mut ann = nodes[0].websocket().await;
+        let mut bob = nodes[1].webtransport().await;
+        ann.join("r").await;
+        bob.join("r").await;
+        ann.expect("signal", "member_joined").await;
+        Apart { nodes, way, members: [ann, bob], _server: server }
+    }
+}
+
+#[tokio::test]
+async fn one_message_that_is_lost_is_read_from_the_log() {
+    let Apart { nodes, way, members: [mut ann, mut bob], _server } = Apart::start().await;
+    way.lose("the second");
+    let before = nodes[1].metric("handover_log_reads_total").await;
+    for body in ["the first", "the second", "the third"] {
+        ann.post("r", "bulk", json!(body)).await;
+        // One after another: each is published by itself.
+        ann.expect("bulk", "accepted").await;
+    }
+    for body in ["the first", "the second", "the third"] {
+        assert_eq!(bob.expect("bulk", "message").await["body"], body);
+    }
+    assert_eq!(way.lost(), 1);
+    assert!(nodes[1].metric("handover_log_reads_total").await > before);
+    bob.answers().await;
+}
+
+#[tokio::test]
+async fn a_subscription_that_is_silent_is_replaced_and_nothing_is_missed() {
+    let Apart { nodes: _nodes, way, members: [mut ann, mut bob], _server } = Apart::start().await;
+    way.hush();
+    let since = now();
+    for body in ["unheard", "unheard, too"] {
+        ann.post("r", "signal", json!(body)).await;
+        ann.expect("signal", "accepted").await;
+    }
+    for body in ["unheard", "unheard, too"] {
+        assert_eq!(bob.expect("signal", "message").await["body"], body);
+    }
+    println!("replaced, and what was missed told, after {:?}", now() - since);
+    bob.post("r", "signal", json!("heard")).await;
+    assert_eq!(ann.expect("signal", "message").await["body"], "heard");
+    bob.expect("signal", "accepted").await;
+    ann.post("r", "signal", json!("heard")).await;
+    assert_eq!(bob.expect("signal", "message").await["body"], "heard");
+}
+
+#[tokio::test]
+async fn a_redis_that_stands_still_shows() {
+    let redis = RedisServer::start();
+    let node = Served::node(&redis.address).await;
+    health_says(&node, "ok").await;
+    assert_eq!(node.metric("handover_broker_up").await, 1);
+    redis.pause();
+    let since = now();
+    health_says(&node, "degraded").await;
+    println!("degraded after {:?}", now() - since);
+    metric_says(&node, 0).await;
+    redis.go_on();
+    let since = now();
+    health_says(&node, "ok").await;
+    println!("well again after {:?}", now() - since);
+    metric_says(&node, 1).await;
+}
+
+#[tokio::test]
+async fn a_room_is_heard_where_it_has_members_alone() {
+    let redis = RedisServer::start();
+    let nodes = [Served::node(&redis.address).await, Served::node(&redis.address).await];
+    // The name in base64.
+    let listeners = || redis.command(&["PUBSUB", "NUMSUB", "handover:{r:cg}:news"]);
+    let (mut ann, mut bob) = (nodes[0].websocket().await, nodes[1].webtransport().await);
+    assert!(listeners().trim_end().ends_with("\n0"), "{}", listeners());
+    ann.join("r").await;
+    assert!(listeners().trim_end().ends_with("\n1"), "{}", listeners());
+    bob.join("elsewhere").await;
+    assert!(listeners().trim_end().ends_with("\n1"), "{}", listeners());
+    bob.join("r").await;
+    assert!(listeners().trim_end().ends_with("\n2"), "{}", listeners());
+}
+
+#[tokio::test]
+async fn what_is_ephemeral_leaves_no_trace() {
+    let redis = RedisServer::start();
+    let nodes = [Served::node(&redis.address).await, Served::node(&redis.address).await];
+    let (mut ann, mut bob) = (nodes[0].websocket().await, nodes[1].webtransport().await);
+    ann.join("r").await;
+    bob.join("r").await;
+    ann.expect("signal", "member_joined").await;
+    let kept = || redis.command(&["HGETALL", "handover:{r:cg}:meta"]);
+    let before = kept();
+    for n in 0..5 {
+        bob.send("signal", json!({"type": "ephemeral", "room": "r", "body": n})).await;
+        assert_eq!(ann.expect("signal", "ephemeral").await["body"], n);
+    }
+    let position = |kept: &str| {
+        let lines: Vec<&str> = kept.lines().collect();
+        let field =
+            |name| lines.chunks(2).find(|pair| pair[0] == name).map(|pair| pair[1].to_owned());
+        (field("epoch"), field("s"), field("b"))
+    };
+    assert_eq!(position(&before), position(&kept()));
+    assert_eq!(position(&before).1.as_deref(), Some("2"));
+}
+
+async fn metric_says(node: &Served, up: u64) {
+    soon(async {
+        while node.metric("handover_broker_up").await != up {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// To tell how long things take, not to judge it.
+#[allow(clippy::disallowed_methods, reason = "what is told here is how long it took")]
+fn now() -> std::time::Instant {
+    std::time::Instant::now()
+}
