@@ -52,7 +52,6 @@ async fn logs_have_a_budget_and_beyond_it_a_room_keeps_its_share() {
     };
     assert_eq!((1..=60).find_map(|seq| ann.send_now(seq, 20 * KIB)), None);
     assert_eq!((1..=3).find_map(|seq| bob.send_now(seq, 20 * KIB)), None);
-    assert!(held() > BUDGET, "what is young is spared");
     settled().await;
     assert!(matches!(read(&ann, LogLane::Bulk).await, Read::Trimmed));
     assert!(matches!(read(&bob, LogLane::Bulk).await, Read::Entry(_)), "a small room keeps all");
@@ -64,7 +63,6 @@ async fn logs_have_a_budget_and_beyond_it_a_room_keeps_its_share() {
         cid.ask(Op::Join { id, metadata: Some(body(4 * KIB)) });
         assert!(matches!(soon(cid.outcome()).await, Outcome::Joined { .. }));
     }
-    assert!(held() > BUDGET);
     settled().await;
     assert!(matches!(read(&cid, LogLane::Signal).await, Read::Trimmed));
     assert!(matches!(read(&bob, LogLane::Bulk).await, Read::Entry(_)), "it has its share");
