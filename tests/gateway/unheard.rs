@@ -56,6 +56,7 @@ async fn one_message_that_is_lost_is_read_from_the_log() {
 #[tokio::test]
 async fn a_subscription_that_is_silent_is_replaced_and_nothing_is_missed() {
     let Apart { nodes: _nodes, way, members: [mut ann, mut bob], _server } = Apart::start().await;
+    let before = way.subscriptions();
     way.hush();
     let since = now();
     for body in ["unheard", "unheard, too"] {
@@ -65,12 +66,47 @@ async fn a_subscription_that_is_silent_is_replaced_and_nothing_is_missed() {
     for body in ["unheard", "unheard, too"] {
         assert_eq!(bob.expect("signal", "message").await["body"], body);
     }
-    println!("replaced, and what was missed told, after {:?}", now() - since);
+    println!("what was missed is told after {:?}", now() - since);
+    // By another subscription, not only by looking at the log now and then.
+    soon(async {
+        while way.subscriptions() == before {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     bob.post("r", "signal", json!("heard")).await;
     assert_eq!(ann.expect("signal", "message").await["body"], "heard");
     bob.expect("signal", "accepted").await;
     ann.post("r", "signal", json!("heard")).await;
     assert_eq!(bob.expect("signal", "message").await["body"], "heard");
+}
+
+#[tokio::test]
+async fn what_a_node_says_late_for_who_is_elsewhere_is_refused() {
+    let Apart { nodes, way, members: [mut ann, mut bob], _server } = Apart::start().await;
+    way.hold();
+    bob.post("r", "signal", json!("too late")).await;
+    let mut moved = Member::over_websocket(nodes[0].plain()).await;
+    moved.resume(&bob.welcome).await;
+    assert_eq!(moved.expect("signal", "welcome").await["resumed"], true);
+    // It did not say how far it had read.
+    moved.expect("signal", "reset").await;
+    moved.post("r", "signal", json!("in time")).await;
+    moved.expect("signal", "accepted").await;
+    assert_eq!(ann.expect("signal", "message").await["body"], "in time");
+    // What was said before the session went elsewhere gets through now, and what is said still.
+    way.release();
+    let code = loop {
+        let told = bob.next("signal").await.expect("the connection has ended");
+        if told["type"] == "close" {
+            break told["code"].clone();
+        }
+        assert_eq!(told["code"], "unavailable", "{told}");
+    };
+    assert_eq!(code, 4504);
+    moved.post("r", "signal", json!("and on")).await;
+    assert_eq!(ann.expect("signal", "message").await["body"], "and on");
+    ann.answers().await;
 }
 
 #[tokio::test]

@@ -1,10 +1,13 @@
 //! A subscription on which nothing comes any more, though no connection has failed.
 
+use std::future::poll_fn;
+
 use handover_redis_servers::{Server, Way, own_host};
 
 use super::losses::{hear_of, send_on};
 use super::server::nodes;
 use super::*;
+use crate::broker::Heard;
 use crate::clock::Clock;
 
 #[tokio::test]
@@ -31,4 +34,40 @@ async fn a_subscription_that_is_silent_is_replaced() {
     eprintln!("replaced, and what was missed read, after {:?}", clock.now().since(Time::ZERO));
     send_on(&here, 2).await;
     hear_of(&there, &mut news, 2).await;
+}
+
+#[tokio::test]
+async fn a_message_that_is_lost_is_noticed_by_the_next() {
+    let host = own_host();
+    let server = Server::on_port(host, 7000, &[]);
+    server.line().await;
+    let way = Way::open(host, 7001, 7000).await;
+    let [here] = nodes(&server.address, limits(GENEROUS), 0).await;
+    let [there] = nodes(&format!("redis://{host}:7001"), limits(GENEROUS), 0).await;
+    let node = |broker| Node { broker, _behind: None, room: room(), now: at(10) };
+    let (here, there) = (node(here as Arc<dyn Broker>), node(there as Arc<dyn Broker>));
+    here.broker.open(record("ann")).await.unwrap();
+    here.load("first").await;
+    here.join(author("ann")).await.unwrap();
+    let mut news = there.broker.follow(&room()).await.unwrap().unwrap();
+    there.load("second").await;
+    way.lose("lost on the way");
+    let mut heard = async || match poll_fn(|cx| news.poll_heard(cx)).await.expect("news go on") {
+        Heard::Entry(entry) => Some(entry.offset),
+        Heard::Doubt => None,
+        other => panic!("{other:?}"),
+    };
+    for (seq, said) in (1..).zip(["\"one\"", "\"lost on the way\"", "\"three\""]) {
+        here.ask(author("ann"), here.message(LogLane::Bulk, seq, said)).await.unwrap();
+        match seq {
+            1 => assert_eq!(heard().await, Some(1)),
+            2 => {}
+            _ => assert_eq!(heard().await, None, "there is a hole before it"),
+        }
+    }
+    assert_eq!(way.lost(), 1);
+    let read = there.broker.read(&room(), PerLane { signal: 1, bulk: 1 }).await.unwrap().unwrap();
+    assert_eq!(offsets(&read, LogLane::Bulk), [2, 3]);
+    here.append(author("ann"), LogLane::Bulk, 4).await;
+    assert_eq!(heard().await, Some(4));
 }

@@ -148,11 +148,19 @@ local function vacate()
   end
 end
 
+-- Nobody may ever say that its session has ended.
+local function forget_in_time(peer)
+  local forgotten = text(now + tonumber(ARGV[25]) * 1000)
+  redis.call('HSET', past, 'x:' .. peer, forgotten)
+  redis.call('HSETNX', past, 'x', forgotten)
+end
+
 function change.L(peer, event, cost)
   if redis.call('HDEL', members, peer) == 0 then
     return { 'N', epoch, last('s'), last('b') }
   end
   redis.call('HDEL', past, 'h:' .. peer)
+  forget_in_time(peer)
   local line = append('s', peer, event, cost)
   vacate()
   return { 'E', line, epoch, last('s'), last('b') }
@@ -280,9 +288,7 @@ function change.O(_, away_event, cost, living, expired_event, listed)
       if ends and ends <= now then
         redis.call('HDEL', members, peer)
         redis.call('HDEL', past, 'h:' .. peer)
-        local forgotten = text(now + tonumber(ARGV[25]) * 1000)
-        redis.call('HSET', past, 'x:' .. peer, forgotten)
-        redis.call('HSETNX', past, 'x', forgotten)
+        forget_in_time(peer)
         append('s', peer, expired_event, cost)
         vacate()
       elseif ends then

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 /// A relay of connections.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +19,8 @@ struct Shared {
     /// What is published with this in it is lost.
     unheard: Mutex<Option<String>>,
     lost: AtomicUsize,
+    /// Nothing gets through in either direction.
+    held: watch::Sender<bool>,
 }
 
 impl Way {
@@ -50,6 +53,27 @@ impl Way {
         *self.0.unheard.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.to_owned());
     }
 
+    /// How many connections have had a subscription.
+    pub fn subscriptions(&self) -> usize {
+        self.0.subscribed.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// What is said from now on does not get through in either direction, and nothing fails.
+    pub fn hold(&self) {
+        self.0.held.send_replace(true);
+    }
+
+    /// It gets through, late.
+    pub fn release(&self) {
+        self.0.held.send_replace(false);
+    }
+
+    async fn held(&self) {
+        let mut held = self.0.held.subscribe();
+        // It cannot be dropped meanwhile.
+        let _ = held.wait_for(|held| !held).await;
+    }
+
     /// How many messages were lost.
     pub fn lost(&self) -> usize {
         self.0.lost.load(Ordering::Acquire)
@@ -65,8 +89,12 @@ impl Way {
         while let Ok(read @ 1..) = from.read(&mut bytes).await {
             if contains(&bytes[..read], b"SUBSCRIBE") {
                 let subscribed = self.0.subscribed.lock();
-                subscribed.unwrap_or_else(PoisonError::into_inner).push(hushed.clone());
+                let mut subscribed = subscribed.unwrap_or_else(PoisonError::into_inner);
+                if !subscribed.iter().any(|known| Arc::ptr_eq(known, &hushed)) {
+                    subscribed.push(hushed.clone());
+                }
             }
+            self.held().await;
             if to.write_all(&bytes[..read]).await.is_err() {
                 return;
             }
@@ -81,6 +109,7 @@ impl Way {
     ) {
         let mut bytes = vec![0; 65_536];
         while let Ok(read @ 1..) = from.read(&mut bytes).await {
+            self.held().await;
             if hushed.load(Ordering::Acquire) {
                 continue;
             }
