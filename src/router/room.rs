@@ -47,7 +47,6 @@ struct Seated {
     /// What it shows of itself,
     metadata: Option<Json>,
     /// and the highest `seq` applied for it: for the room's next life, should this one be lost.
-    /// Kept up to date where the room is followed.
     seq: PerLane<u64>,
 }
 

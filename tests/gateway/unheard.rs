@@ -1,6 +1,6 @@
 //! What Redis says and a gateway does not hear.
 
-use handover_redis_servers::{Server, Way, own_host};
+use handover_redis_servers::{Server, Way, ask, own_host};
 use serde_json::json;
 
 use super::cluster::health_says;
@@ -13,7 +13,7 @@ struct Apart {
     nodes: [Served; 2],
     way: Way,
     members: [Member; 2],
-    _server: Server,
+    server: Server,
 }
 
 impl Apart {
@@ -31,13 +31,13 @@ impl Apart {
         ann.join("r").await;
         bob.join("r").await;
         ann.expect("signal", "member_joined").await;
-        Apart { nodes, way, members: [ann, bob], _server: server }
+        Apart { nodes, way, members: [ann, bob], server }
     }
 }
 
 #[tokio::test]
 async fn one_message_that_is_lost_is_read_from_the_log() {
-    let Apart { nodes, way, members: [mut ann, mut bob], _server } = Apart::start().await;
+    let Apart { nodes, way, members: [mut ann, mut bob], server: _server } = Apart::start().await;
     way.lose("the second");
     let before = nodes[1].metric("handover_log_reads_total").await;
     for body in ["the first", "the second", "the third"] {
@@ -55,7 +55,8 @@ async fn one_message_that_is_lost_is_read_from_the_log() {
 
 #[tokio::test]
 async fn a_subscription_that_is_silent_is_replaced_and_nothing_is_missed() {
-    let Apart { nodes: _nodes, way, members: [mut ann, mut bob], _server } = Apart::start().await;
+    let Apart { nodes: _nodes, way, members: [mut ann, mut bob], server: _server } =
+        Apart::start().await;
     let before = way.subscriptions();
     way.hush();
     let since = now();
@@ -83,7 +84,7 @@ async fn a_subscription_that_is_silent_is_replaced_and_nothing_is_missed() {
 
 #[tokio::test]
 async fn what_a_node_says_late_for_who_is_elsewhere_is_refused() {
-    let Apart { nodes, way, members: [mut ann, mut bob], _server } = Apart::start().await;
+    let Apart { nodes, way, members: [mut ann, mut bob], server: _server } = Apart::start().await;
     way.hold();
     bob.post("r", "signal", json!("too late")).await;
     let mut moved = Member::over_websocket(nodes[0].plain()).await;
@@ -110,21 +111,63 @@ async fn what_a_node_says_late_for_who_is_elsewhere_is_refused() {
 }
 
 #[tokio::test]
+async fn what_was_applied_in_a_life_that_ended_is_not_applied_again() {
+    let Apart { nodes: _nodes, way, members: [mut ann, mut bob], server } = Apart::start().await;
+    // His node has missed something when it is told that his message was applied,
+    way.lose("unheard");
+    ann.post("r", "bulk", json!("unheard")).await;
+    ann.expect("bulk", "accepted").await;
+    way.hold_at("once");
+    let seq = bob.post("r", "bulk", json!("once")).await;
+    assert_eq!(ann.expect("bulk", "message").await["body"], "once");
+    soon(way.is_held()).await;
+    // and when it looks for that, nothing is there any more.
+    ask(&mut server.line().await, "FLUSHALL").await;
+    way.release();
+    let again = json!({"type": "send", "room": "r", "lane": "bulk", "seq": seq, "body": "once"});
+    loop {
+        let told = bob.next("bulk").await.expect("the connection has ended");
+        match told["type"].as_str() {
+            Some("accepted") => break,
+            Some("error") => bob.send("bulk", again.clone()).await,
+            // It starts anew, and says again what it was not answered.
+            Some("position") => bob.send("bulk", again.clone()).await,
+            _ => panic!("{told}"),
+        }
+    }
+    bob.post("r", "bulk", json!("after")).await;
+    let told = loop {
+        let told = ann.next("bulk").await.expect("the connection has ended");
+        if told["type"] == "message" {
+            break told;
+        }
+    };
+    assert_eq!(told["body"], "after");
+}
+
+#[tokio::test]
 async fn a_redis_that_stands_still_shows() {
     let redis = RedisServer::start();
     let node = Served::node(&redis.address).await;
-    health_says(&node, "ok").await;
-    assert_eq!(node.metric("handover_broker_up").await, 1);
-    redis.pause();
-    let since = now();
-    health_says(&node, "degraded").await;
-    println!("degraded after {:?}", now() - since);
-    metric_says(&node, 0).await;
-    redis.go_on();
-    let since = now();
-    health_says(&node, "ok").await;
-    println!("well again after {:?}", now() - since);
-    metric_says(&node, 1).await;
+    let mut ann = node.websocket().await;
+    for room in ["nobody asks", "followed"] {
+        health_says(&node, "ok").await;
+        metric_says(&node, 1).await;
+        redis.pause();
+        let since = now();
+        if room == "followed" {
+            // A subscription that is waited for does not hide it.
+            ann.send("signal", json!({"type": "join", "id": 7, "room": room})).await;
+        }
+        health_says(&node, "degraded").await;
+        println!("{room}: degraded after {:?}", now() - since);
+        metric_says(&node, 0).await;
+        redis.go_on();
+        let since = now();
+        health_says(&node, "ok").await;
+        println!("{room}: well again after {:?}", now() - since);
+        metric_says(&node, 1).await;
+    }
 }
 
 #[tokio::test]

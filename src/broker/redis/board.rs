@@ -446,3 +446,20 @@ fn asking(calls: &Pipeline) -> Pipeline {
 pub(super) fn failed(error: RedisError) -> Unavailable {
     Unavailable(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_are_followed_beyond_what_it_takes_to_ask() {
+        let (shard, _asked) = Shard::new(Place::Tcp("redis".to_owned(), 1));
+        let most = i64::try_from(CLOCKS_APART_MAX).unwrap();
+        for (found, believed) in
+            [(most, 0), (most + 1, most + 1), (1, most + 1), (0, 0), (-most - 1, -most - 1)]
+        {
+            shard.adjust(Shift(found));
+            assert_eq!(shard.shift().0, believed);
+        }
+    }
+}

@@ -132,6 +132,13 @@ impl LiveRoom {
         if entry.epoch != log.epoch() {
             return false;
         }
+        // Whether it has a place in the log yet or not: it was applied.
+        if let (Event::Message { seq, .. }, Some(seated)) =
+            (&entry.event, self.seats.get_mut(&entry.peer))
+        {
+            let highest = &mut seated.seq[entry.lane];
+            *highest = (*highest).max(*seq);
+        }
         let last = log.last(entry.lane);
         if entry.offset == last + 1 {
             self.append(log, entry);
@@ -144,10 +151,6 @@ impl LiveRoom {
     pub(super) fn remember(&mut self, entry: &Entry) {
         let Some(seated) = self.seats.get_mut(&entry.peer) else { return };
         match &entry.event {
-            Event::Message { seq, .. } => {
-                let highest = &mut seated.seq[entry.lane];
-                *highest = (*highest).max(*seq);
-            }
             Event::Updated { metadata } => seated.metadata = Some(metadata.clone()),
             // This node was taken for dead.
             Event::Away => self.unhomed = true,
@@ -158,7 +161,7 @@ impl LiveRoom {
             }
             Event::Left { .. } => self.departed.push(entry.peer),
             Event::Joined { .. } => self.departed.retain(|peer| *peer != entry.peer),
-            Event::Back => {}
+            Event::Message { .. } | Event::Back => {}
         }
     }
 

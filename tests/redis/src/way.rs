@@ -19,6 +19,8 @@ struct Shared {
     /// What is published with this in it is lost.
     unheard: Mutex<Option<String>>,
     lost: AtomicUsize,
+    /// Nothing gets through any more once this is said.
+    last: Mutex<Option<String>>,
     /// Nothing gets through in either direction.
     held: watch::Sender<bool>,
 }
@@ -63,9 +65,28 @@ impl Way {
         self.0.held.send_replace(true);
     }
 
+    /// The same from the moment on that Redis says something with this in it.
+    pub fn hold_at(&self, text: &str) {
+        *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.to_owned());
+    }
+
+    /// Once nothing gets through.
+    pub async fn is_held(&self) {
+        let mut held = self.0.held.subscribe();
+        // It cannot be dropped meanwhile.
+        let _ = held.wait_for(|held| *held).await;
+    }
+
     /// It gets through, late.
     pub fn release(&self) {
         self.0.held.send_replace(false);
+    }
+
+    fn look_for_last(&self, said: &[u8]) {
+        let mut last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.take_if(|text| contains(said, text.as_bytes())).is_some() {
+            self.hold();
+        }
     }
 
     async fn held(&self) {
@@ -109,6 +130,7 @@ impl Way {
     ) {
         let mut bytes = vec![0; 65_536];
         while let Ok(read @ 1..) = from.read(&mut bytes).await {
+            self.look_for_last(&bytes[..read]);
             self.held().await;
             if hushed.load(Ordering::Acquire) {
                 continue;
