@@ -117,13 +117,14 @@ pub async fn run<T: Transport>(transport: T, admitted: Admitted, shared: Arc<Sha
             lasted_ms, "connection ended without a session"
         ),
     }
-    let let_go = guarded(&shared.metrics, "leaving a connection", async {
+    // Boxed, for it is over soon, and what comes before may last for days.
+    let let_go = Box::pin(async {
         if let (Some(seat), false) = (&seat, ended) {
             let rooms = rooms.into_iter().map(|(_, name, handle)| (name, handle)).collect();
             shared.router.lost(seat, rooms).await;
         }
     });
-    let say_why = guarded(&shared.metrics, "a connection's last words", async {
+    let say_why = Box::pin(async {
         if let End::Close(close) = end {
             let code = CloseCode::from_number(close.code.into()).unwrap_or(CloseCode::Internal);
             let last = codec.encode_server(&ServerMessage::Close(close));
@@ -131,7 +132,10 @@ pub async fn run<T: Transport>(transport: T, admitted: Admitted, shared: Arc<Sha
         }
     });
     // Neither a busy room nor a peer that does not read keeps the other waiting.
-    tokio::join!(let_go, say_why);
+    tokio::join!(
+        guarded(&shared.metrics, "leaving a connection", let_go),
+        guarded(&shared.metrics, "a connection's last words", say_why),
+    );
     drop(admitted);
 }
 
