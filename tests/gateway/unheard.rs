@@ -1,5 +1,8 @@
 //! What Redis says and a gateway does not hear.
 
+use std::time::Duration;
+
+use handover::config::BrokerPlace;
 use handover_redis_servers::{Server, Way, ask, own_host};
 use serde_json::json;
 
@@ -150,7 +153,7 @@ async fn a_redis_that_stands_still_shows() {
     let mut ann = node.websocket().await;
     for room in ["nobody asks", "followed"] {
         health_says(&node, "ok").await;
-        metric_says(&node, 1).await;
+        metric_says(&node, "handover_broker_up", 1).await;
         redis.pause();
         let since = now();
         if room == "followed" {
@@ -159,12 +162,12 @@ async fn a_redis_that_stands_still_shows() {
         }
         health_says(&node, "degraded").await;
         println!("{room}: degraded after {:?}", now() - since);
-        metric_says(&node, 0).await;
+        metric_says(&node, "handover_broker_up", 0).await;
         redis.go_on();
         let since = now();
         health_says(&node, "ok").await;
         println!("{room}: well again after {:?}", now() - since);
-        metric_says(&node, 1).await;
+        metric_says(&node, "handover_broker_up", 1).await;
     }
 }
 
@@ -182,6 +185,25 @@ async fn a_room_is_heard_where_it_has_members_alone() {
     assert!(listeners().trim_end().ends_with("\n1"), "{}", listeners());
     bob.join("r").await;
     assert!(listeners().trim_end().ends_with("\n2"), "{}", listeners());
+}
+
+#[tokio::test]
+async fn gateways_that_go_by_different_settings_say_so() {
+    let redis = RedisServer::start();
+    let node = async |seconds| {
+        let node = Served::with(|config| {
+            config.broker = BrokerPlace::parse(&redis.address).unwrap();
+            config.resume_window = Duration::from_secs(seconds);
+        });
+        node.await
+    };
+    let nodes = [node(60).await, node(60).await, node(61).await];
+    for (node, others) in nodes.iter().zip([1, 1, 2]) {
+        metric_says(node, "handover_broker_settings_differ", others).await;
+    }
+    let [one, _two, odd] = nodes;
+    soon(odd.gateway.drain()).await;
+    metric_says(&one, "handover_broker_settings_differ", 0).await;
 }
 
 #[tokio::test]
@@ -208,9 +230,9 @@ async fn what_is_ephemeral_leaves_no_trace() {
     assert_eq!(position(&before).1.as_deref(), Some("2"));
 }
 
-async fn metric_says(node: &Served, up: u64) {
+async fn metric_says(node: &Served, name: &str, value: u64) {
     soon(async {
-        while node.metric("handover_broker_up").await != up {
+        while node.metric(name).await != value {
             tokio::task::yield_now().await;
         }
     })
