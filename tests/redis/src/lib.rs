@@ -17,11 +17,14 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
 
 /// Between two looks at whether something has come about.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// For an answer, on a machine that has other things to do.
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// A loopback address that nobody else in this process is given, nor any process beside it:
 /// there every port is free.
@@ -80,8 +83,10 @@ impl Server {
     /// Once it answers.
     pub async fn line(&self) -> MultiplexedConnection {
         let client = redis::Client::open(self.address.as_str()).unwrap();
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
         loop {
-            if let Ok(mut line) = client.get_multiplexed_async_connection().await {
+            let line = client.get_multiplexed_async_connection_with_config(&config);
+            if let Ok(mut line) = line.await {
                 let pong: redis::RedisResult<String> =
                     redis::cmd("PING").query_async(&mut line).await;
                 if pong.is_ok() {
@@ -143,7 +148,7 @@ pub async fn ask(line: &mut MultiplexedConnection, command: &str) -> redis::Valu
 pub async fn until(line: &mut MultiplexedConnection, command: &str, wanted: &[&str]) {
     let mut last = String::new();
     // Far longer than it takes: so that it is said what did not come.
-    let patience = tokio::time::timeout(Duration::from_secs(40), async {
+    let patience = tokio::time::timeout(PATIENCE, async {
         loop {
             let answer = match ask(line, command).await {
                 redis::Value::BulkString(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
