@@ -11,12 +11,13 @@ mod door;
 mod output;
 #[cfg(test)]
 mod tests;
+mod timers;
 
 use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -334,7 +335,7 @@ impl<T: Transport> Pump<T> {
             looks -= 1;
             self.mailbox.attend();
             let now = self.shared.clock.now();
-            self.brake.handle_timeout(now);
+            self.brake.handle_timeout(now, &self.shared.pressure);
             if let Some(event) = self.take_notices().or_else(|| self.act()) {
                 return Poll::Ready(event);
             }
@@ -362,7 +363,11 @@ impl<T: Transport> Pump<T> {
                 Poll::Ready(Err(end)) => Some(end),
                 Poll::Pending => None,
             };
-            let handed_over = self.poll_output(cx, now, &mut writes);
+            let quiet = self.brake.quiet_until().is_some();
+            let handed_over = match quiet {
+                true => Ok(()),
+                false => self.poll_output(cx, now, &mut writes),
+            };
             if let Some(end) = ended.or(handed_over.err()) {
                 return Poll::Ready(Event::End(self.ended_by(end)));
             }
@@ -377,7 +382,8 @@ impl<T: Transport> Pump<T> {
             // What was sent may have left something to do, such as to fetch a snapshot, or made
             // room to read more; and what was asked may have been answered.
             let is_done = !answered && !self.may_act() && self.intake() == intake;
-            if is_done && self.mailbox.rest(cx.waker()) {
+            // While nothing is to be written, nobody needs to wake it for more.
+            if is_done && (quiet || self.mailbox.rest(cx.waker())) {
                 break;
             }
         }
@@ -463,6 +469,10 @@ impl<T: Transport> Pump<T> {
         }
         let known = self.rooms.iter().find(|(taken, ..)| *taken == slot);
         let Some((.., handle)) = known else { return };
+        if self.shared.pressure.is_on() {
+            let (now, reach) = (self.shared.clock.now(), bounds::reach(&op, handle.seats()));
+            self.brake.handle_reach(now, &self.shared.pressure, reach);
+        }
         let command = Command::Request(Box::new((seat, slot, op)));
         match handle.ask(lane, command) {
             Ok(()) => {}
@@ -519,66 +529,6 @@ impl<T: Transport> Pump<T> {
             TransportEnd::Idle => End::Close(Close::new(CloseCode::IdleTimeout)),
             TransportEnd::Closed | TransportEnd::Lost(_) => End::Transport(end),
         }
-    }
-
-    fn poll_timers(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        loop {
-            let now = self.shared.clock.now();
-            if now >= self.next_timeout() {
-                if let Some(end) = self.handle_timeout(now) {
-                    return Poll::Ready(end);
-                }
-                // Whatever this made the session say goes out in the next poll.
-                cx.waker().wake_by_ref();
-            }
-            let next = self.next_timeout();
-            if self.timer_at != Some(next) {
-                self.timer_at = Some(next);
-                self.timer.set(tokio::time::sleep(next.since(now)));
-            }
-            ready!(self.timer.as_mut().poll(cx));
-            self.timer_at = None;
-        }
-    }
-
-    fn next_timeout(&self) -> Time {
-        let hello = (!self.is_greeted()).then(|| self.started + self.shared.hello_timeout);
-        let stuck = self.stuck_since.map(|since| since + BLOCKED_TIMEOUT);
-        let closing = self.closing_since.map(|since| since + CLOSE_GRACE);
-        [hello, stuck, closing, self.session.poll_timeout(), self.brake.until()]
-            .into_iter()
-            .flatten()
-            .fold(self.next_heartbeat.min(self.next_quality), Time::min)
-    }
-
-    fn is_greeted(&self) -> bool {
-        self.seat.is_some() && self.transport.is_complete()
-    }
-
-    fn handle_timeout(&mut self, now: Time) -> Option<End> {
-        if !self.is_greeted() && now >= self.started + self.shared.hello_timeout {
-            return Some(End::Close(Close::new(CloseCode::HelloTimeout)));
-        }
-        if self.stuck_since.is_some_and(|since| now >= since + BLOCKED_TIMEOUT) {
-            return Some(End::Close(Close::new(CloseCode::TooSlow)));
-        }
-        if let Some(end) = self.poll_closing(now) {
-            return Some(end);
-        }
-        if now >= self.next_heartbeat {
-            self.next_heartbeat = now + self.shared.settings.heartbeat;
-            self.transport.keep_alive();
-        }
-        if now >= self.next_quality {
-            self.next_quality = now + QUALITY_EVERY;
-            self.notice_move();
-            let path = self.transport.path();
-            if let Some(quality) = self.quality.measure(&path) {
-                self.session.notify(&ServerMessage::Quality(quality));
-            }
-        }
-        self.session.handle_timeout(now);
-        None
     }
 }
 

@@ -206,7 +206,7 @@ impl Gateway {
                 certified: visitor.encrypted && visitor.authority.is_some_and(is_ours),
             })
         });
-        let gate = Arc::new(gate.under(pressure));
+        let gate = Arc::new(gate.under(pressure.clone()));
         let draining = Arc::new(AtomicBool::new(false));
         let port = bound.first().map_or(0, |(address, ..)| address.port());
         let ready = Ready { broker_up, is_broker_optional: config.broker_optional };
@@ -243,7 +243,8 @@ impl Gateway {
         for (address, udp, tcp) in bound {
             let failed = |source| StartError::Bind { socket: Socket::Udp, address, source };
             let secret = secret(address);
-            let endpoint = endpoint(udp, quic.clone(), clock, connection_ids, secret.as_ref());
+            let (quic, pressure) = (quic.clone(), pressure.clone());
+            let endpoint = endpoint(udp, quic, clock, pressure, connection_ids, secret.as_ref());
             let endpoint = endpoint.map_err(failed)?;
             endpoints.push(endpoint.clone());
             let (counted, by_quic) = (metrics.clone(), acceptor.clone());

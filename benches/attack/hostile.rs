@@ -1,5 +1,5 @@
 //! Those who do not behave: as many of each kind, each as fast as its socket lets it, but for a
-//! pause before it comes again.
+//! pause before it comes again. `ATTACK_KINDS=Messages,Streams` leaves the other kinds out.
 
 use std::io::Read;
 use std::net::SocketAddr;
@@ -25,13 +25,14 @@ use crate::rig::{Result, system, tls};
 
 /// The first argument of a process that is to be hostile.
 pub const ROLE: &str = "hostile";
-pub const CONNECTIONS: usize = KINDS.len() * OF_EACH;
-const OF_EACH: usize = 100;
+pub const CONNECTIONS: usize = 1_000;
 const ADDRESSES: usize = 50;
 /// Before coming again.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Between two things that one connection does.
-const STEP: Duration = Duration::from_millis(5);
+/// Until there is room for datagrams again.
+const STEP: Duration = Duration::from_millis(1);
+/// Datagrams at a time.
+const DATAGRAMS: usize = 16;
 /// Between two bytes of the slow ones.
 const SLOW: Duration = Duration::from_millis(500);
 
@@ -53,13 +54,17 @@ enum Kind {
     Messages,
     /// In the same room, reading nothing.
     NeverReading,
+    /// Pings, of the WebSocket and of ours.
+    Pings,
+    /// In and out of rooms, asking who is there.
+    Churn,
     /// Datagrams, half of them noise.
     Datagrams,
     /// Streams nobody asked for.
     Streams,
 }
 
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 12] = [
     Kind::Silent,
     Kind::Noise,
     Kind::Handshakes,
@@ -68,6 +73,8 @@ const KINDS: [Kind; 10] = [
     Kind::Wrong,
     Kind::Messages,
     Kind::NeverReading,
+    Kind::Pings,
+    Kind::Churn,
     Kind::Datagrams,
     Kind::Streams,
 ];
@@ -78,7 +85,7 @@ type Stream = (SendStream, RecvStream);
 /// Where they come from and where they go.
 struct Rogue {
     kind: Kind,
-    /// The rooms of the flood are as many as there are tens of a kind.
+    /// Among its kind. The rooms of the flood are as many as there are tens of a kind.
     nth: usize,
     from: SocketAddr,
     to: SocketAddr,
@@ -118,22 +125,20 @@ async fn attack(to: SocketAddr) -> Result<()> {
         let from = SocketAddr::from(([127, 0, 1, 1 + nth as u8], 0));
         endpoints.push((from, quinn::Endpoint::client(from)?));
     }
-    let mut all = Vec::new();
-    for kind in KINDS {
-        let done = Arc::new(Done::default());
-        all.push((kind, done.clone()));
-        for nth in 0..OF_EACH {
-            let (from, endpoint) = endpoints[nth % ADDRESSES].clone();
-            let (tls, quic, done) = (tls.clone(), quic.clone(), done.clone());
-            let rogue = Rogue { kind, nth, from, to, tls, endpoint, quic, done };
-            tokio::spawn(async move {
-                loop {
-                    // However it ended, it comes again.
-                    let _ = rogue.come().await;
-                    tokio::time::sleep(PAUSE).await;
-                }
-            });
-        }
+    let all: Vec<_> = kinds()?.into_iter().map(|kind| (kind, Arc::new(Done::default()))).collect();
+    for nth in 0..CONNECTIONS {
+        let (kind, done) = all[nth % all.len()].clone();
+        let nth = nth / all.len();
+        let (from, endpoint) = endpoints[nth % ADDRESSES].clone();
+        let (tls, quic) = (tls.clone(), quic.clone());
+        let rogue = Rogue { kind, nth, from, to, tls, endpoint, quic, done };
+        tokio::spawn(async move {
+            loop {
+                // However it ended, it comes again.
+                let _ = rogue.come().await;
+                tokio::time::sleep(PAUSE).await;
+            }
+        });
     }
     tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await??;
     for (kind, done) in all {
@@ -142,6 +147,14 @@ async fn attack(to: SocketAddr) -> Result<()> {
         println!("  {kind:?}: came {came} times, {acts} acts");
     }
     Ok(())
+}
+
+/// Those that are named, or all.
+fn kinds() -> Result<Vec<Kind>> {
+    let Ok(names) = std::env::var("ATTACK_KINDS") else { return Ok(KINDS.to_vec()) };
+    let find = |name: &str| KINDS.into_iter().find(|kind| format!("{kind:?}") == name);
+    let kinds = names.split(',').map(|name| find(name).ok_or(format!("no kind {name}")));
+    Ok(kinds.collect::<Result<_, _>>()?)
 }
 
 impl Rogue {
@@ -195,15 +208,37 @@ impl Rogue {
                     tokio::time::sleep(SLOW).await;
                 }
             }
+            Kind::Pings => {
+                let (mut sink, mut stream) = self.member().await?.split();
+                let write = async {
+                    for at in 1_u64.. {
+                        sink.send(Message::Ping(Bytes::from_static(&[0; 125]))).await?;
+                        sink.send(Message::text(format!(r#"{{"type":"ping","id":{at}}}"#))).await?;
+                        self.act();
+                    }
+                    Ok(())
+                };
+                let read = async {
+                    while let Some(message) = stream.next().await {
+                        message?;
+                    }
+                    Result::Ok(())
+                };
+                let _: Result<((), ())> = tokio::try_join!(write, read);
+            }
+            Kind::Churn => self.churn().await?,
             Kind::Datagrams => {
                 let (session, _hold) = self.web_transport().await?;
                 let body = "x".repeat(700);
                 let room = self.room();
                 let fit = format!(r#"{{"type":"ephemeral","room":"{room}","body":"{body}"}}"#);
+                let fit = Bytes::from(fit);
                 loop {
-                    session.send_datagram(Bytes::from(fit.clone()))?;
-                    session.send_datagram(Bytes::from_static(&[0x5a; 1_000]))?;
-                    self.act();
+                    for _ in 0..DATAGRAMS {
+                        session.send_datagram(fit.clone())?;
+                        session.send_datagram(Bytes::from_static(&[0x5a; 1_000]))?;
+                        self.act();
+                    }
                     tokio::time::sleep(STEP).await;
                 }
             }
@@ -216,7 +251,6 @@ impl Rogue {
                     let mut send = session.open_uni().await?;
                     let _ = send.write_all(b"\x05hello").await;
                     self.act();
-                    tokio::time::sleep(STEP).await;
                 }
             }
         }
@@ -234,7 +268,6 @@ impl Rogue {
                 );
                 sink.send(Message::text(text)).await?;
                 self.act();
-                tokio::time::sleep(STEP).await;
             }
             Result::Ok(())
         };
@@ -245,6 +278,31 @@ impl Rogue {
             Result::Ok(())
         };
         tokio::try_join!(write, read).map(|_| ())
+    }
+
+    /// Says little and has the gateway do much.
+    async fn churn(&self) -> Result<()> {
+        let (mut sink, mut stream) = self.member().await?.split();
+        let room = self.room();
+        let write = async {
+            for id in 2_u64.. {
+                let other = format!("hostile-{}-{}", self.nth, id % 8);
+                for (type_, room) in [("members", &room), ("join", &other), ("leave", &other)] {
+                    let text = format!(r#"{{"type":"{type_}","id":{id},"room":"{room}"}}"#);
+                    sink.send(Message::text(text)).await?;
+                }
+                self.act();
+            }
+            Ok(())
+        };
+        let read = async {
+            while let Some(message) = stream.next().await {
+                message?;
+            }
+            Ok(())
+        };
+        let outcome: Result<_> = tokio::try_join!(write, read);
+        outcome.map(|_| ())
     }
 
     fn act(&self) {

@@ -1,13 +1,15 @@
 //! What 1,000 hostile connections do to 100 honest sessions: the latency of relayed messages
 //! before, during and after, and how long somebody new takes to get in.
 //!
-//! `cargo bench --bench attack`; with `BENCH_SHORT=1` it takes seconds and its figures mean little.
+//! `cargo bench --bench attack`; with `BENCH_SHORT=1` it takes seconds and its figures mean little,
+//! `ATTACK_SECONDS` says how many (30) a phase lasts.
 //!
 //! The gateway is a process of its own with its limits as shipped. The honest sessions are in this
 //! process: ten rooms of ten, half of each on WebSocket over TLS and half on WebTransport, each
 //! saying 300 bytes to its room twice a second. The hostile ones are a third process (`hostile.rs`),
-//! of one thread, from fifty other addresses. All three share the machine's cores, and nobody has
-//! priority: what the hostile ones take of the processor themselves is in the table.
+//! of one thread, from fifty other addresses. All three share the machine's cores. What the hostile
+//! ones take of the processor themselves is in the table; it stands for machines elsewhere, so that
+//! they have what the other two leave (`ATTACK_NICE=0` gives them as much).
 
 #![allow(clippy::disallowed_methods, reason = "a bench reads time and its environment itself")]
 
@@ -47,7 +49,9 @@ struct Phase {
 
 async fn run() -> Result<()> {
     let short = rig::is_short();
-    let lasting = Duration::from_secs(if short { 2 } else { 30 });
+    let seconds = std::env::var("ATTACK_SECONDS").ok().map(|seconds| seconds.parse());
+    let lasting = seconds.unwrap_or(Ok(if short { 2 } else { 30 }))?;
+    let lasting = Duration::from_secs(lasting);
     println!("{}", system::machine());
     system::raise_open_files();
     let server = Server::as_shipped()?;
@@ -150,7 +154,9 @@ struct Hostile(Child);
 
 impl Hostile {
     fn start(server: &Server) -> Result<Hostile> {
-        let mut command = Command::new(std::env::current_exe()?);
+        let nice = std::env::var("ATTACK_NICE").unwrap_or_else(|_| "19".to_owned());
+        let mut command = Command::new("nice");
+        command.args(["-n", &nice]).arg(std::env::current_exe()?);
         command.args([hostile::ROLE, &server.secure.to_string()]);
         Ok(Hostile(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?))
     }

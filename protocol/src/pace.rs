@@ -54,6 +54,12 @@ impl Bucket {
         self.level = (self.level - i128::from(amount) * MILLION).max(-full);
     }
 
+    /// Takes `amount` of what there is or will be.
+    pub fn charge(&mut self, now: Time, amount: u64) {
+        self.fill(now);
+        self.level = self.level.saturating_sub(i128::from(amount) * MILLION);
+    }
+
     /// How long there will be nothing; `None` if there is something.
     pub fn debt(&mut self, now: Time) -> Option<Duration> {
         self.fill(now);

@@ -95,6 +95,16 @@ impl<T: Transport> Pump<T> {
     }
 }
 
+/// To how many something goes that is asked of a room with so many seats, or of how many it tells.
+pub(super) fn reach(op: &Op, seats: usize) -> usize {
+    let goes_to_one = match op {
+        Op::Send(send) => send.to.is_some(),
+        Op::Ephemeral { to, .. } => to.is_some(),
+        _ => false,
+    };
+    if goes_to_one { 1 } else { seats }
+}
+
 /// When a refused `hello` may come again, where that has to be told.
 pub(super) fn retry_after(refusal: &Refusal) -> Option<Duration> {
     (refusal.code == ErrorCode::RateLimited).then_some(GREET_AGAIN)

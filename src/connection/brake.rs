@@ -1,4 +1,4 @@
-//! Reading more slowly while the gateway has too much to do.
+//! Reading more slowly, and writing more at a time, while the gateway has too much to do.
 
 use std::time::Duration;
 
@@ -7,44 +7,113 @@ use handover_protocol::time::Time;
 
 use crate::pressure::Pressure;
 
+/// What may be said at once under pressure, as a part of what may be said in a second: what many
+/// have saved up would keep everybody waiting.
+const AT_ONCE: u64 = 10;
+/// Writes per second, of which pressure leaves a share, but no less than [`WRITES_LEAST`]. Most of
+/// what a delivery costs is the write, and one write carries any number of them: a busy member of a
+/// busy room gets its deliveries together, who gets few gets each at once.
+const WRITES: Rate = Rate { per_s: 2_000, burst: 200 };
+/// See [`WRITES`]: nobody waits longer than 20 ms.
+const WRITES_LEAST: Rate = Rate { per_s: 50, burst: 10 };
+/// Deliveries of a message that together are worth as much as one more message.
+const REACH: usize = 10;
+/// Looked at again after so long: the pressure may be gone.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Holds a connection back that says more than its share. Nothing is refused: what is not read
 /// waits where it is, with the client.
 #[derive(Debug)]
 pub(super) struct Brake {
     messages: Option<(Rate, Bucket)>,
     bytes: Option<(Rate, Bucket)>,
+    /// Bytes of what was read last.
+    last: usize,
     until: Option<Time>,
+    writes: Bucket,
+    quiet_until: Option<Time>,
 }
 
 impl Brake {
     pub(super) fn new(limits: &PaceLimits, now: Time) -> Self {
         let bucket = |rate: Option<Rate>| rate.map(|rate| (rate, Bucket::new(rate, now)));
-        Brake { messages: bucket(limits.messages), bytes: bucket(limits.bytes), until: None }
+        Brake {
+            messages: bucket(limits.messages),
+            bytes: bucket(limits.bytes),
+            last: 0,
+            until: None,
+            writes: Bucket::new(WRITES, now),
+            quiet_until: None,
+        }
     }
 
     /// Something of so many bytes has been read.
     pub(super) fn handle_message(&mut self, now: Time, pressure: &Pressure, bytes: usize) {
+        self.last = bytes;
+        self.charge(now, pressure, 1, bytes as u64);
+    }
+
+    /// What was read last goes to so many: each [`REACH`] of them cost what it cost to read it.
+    pub(super) fn handle_reach(&mut self, now: Time, pressure: &Pressure, members: usize) {
+        let times = (members / REACH) as u64;
+        if times > 0 {
+            self.charge(now, pressure, times, times.saturating_mul(self.last as u64));
+        }
+    }
+
+    fn charge(&mut self, now: Time, pressure: &Pressure, messages: u64, bytes: u64) {
         if !pressure.is_on() {
             return;
         }
-        let take = |bucket: &mut Option<(Rate, Bucket)>, amount| {
+        let charge = |bucket: &mut Option<(Rate, Bucket)>, amount| {
             let (whole, bucket) = bucket.as_mut()?;
-            bucket.set_rate(now, pressure.of(*whole));
-            bucket.take(now, amount).err().or_else(|| bucket.debt(now))
+            let Rate { per_s, burst } = pressure.of(*whole);
+            bucket.set_rate(now, Rate { per_s, burst: burst.min((per_s / AT_ONCE).max(1)) });
+            bucket.charge(now, amount);
+            bucket.debt(now)
         };
-        let waits = [take(&mut self.messages, 1), take(&mut self.bytes, bytes as u64)];
-        let longest: Option<Duration> = waits.into_iter().flatten().max();
-        self.until = longest.map(|wait| now + wait).max(self.until);
+        let waits = [charge(&mut self.messages, messages), charge(&mut self.bytes, bytes)];
+        self.hold(now, waits);
     }
 
-    /// Lets go when it is time to.
-    pub(super) fn handle_timeout(&mut self, now: Time) {
-        self.until = self.until.filter(|until| now < *until);
+    /// Lets go when it is time to, or there is time enough again.
+    pub(super) fn handle_timeout(&mut self, now: Time, pressure: &Pressure) {
+        self.quiet_until = self.quiet_until.filter(|until| now < *until);
+        if self.until.is_none_or(|until| now < until) {
+            return;
+        }
+        self.until = None;
+        if pressure.is_on() {
+            let debt = |bucket: &mut Option<(Rate, Bucket)>| bucket.as_mut()?.1.debt(now);
+            let waits = [debt(&mut self.messages), debt(&mut self.bytes)];
+            self.hold(now, waits);
+        }
+    }
+
+    fn hold(&mut self, now: Time, waits: [Option<Duration>; 2]) {
+        let longest: Option<Duration> = waits.into_iter().flatten().max();
+        self.until = longest.map(|wait| now + wait.min(LOOK_AGAIN)).max(self.until);
     }
 
     /// Until when nothing is to be read.
     pub(super) fn until(&self) -> Option<Time> {
         self.until
+    }
+
+    /// Something has been written, however much at once.
+    pub(super) fn handle_write(&mut self, now: Time, pressure: &Pressure) {
+        if pressure.is_on() {
+            let Rate { per_s, burst } = pressure.of(WRITES);
+            let (per_s, burst) = (per_s.max(WRITES_LEAST.per_s), burst.max(WRITES_LEAST.burst));
+            self.writes.set_rate(now, Rate { per_s, burst });
+            let wait = self.writes.take(now, 1).err().or_else(|| self.writes.debt(now));
+            self.quiet_until = wait.map(|wait| now + wait);
+        }
+    }
+
+    /// Until when nothing is to be written.
+    pub(super) fn quiet_until(&self) -> Option<Time> {
+        self.quiet_until
     }
 }
 
@@ -79,25 +148,78 @@ mod tests {
     }
 
     #[test]
-    fn under_pressure_a_burst_is_read_and_then_the_rate() {
+    fn under_pressure_a_tenth_of_a_second_is_read_at_once() {
         let pressure = Pressure::of_share(0.02);
         let mut brake = Brake::new(&LIMITS, at(0));
-        assert_eq!(read(&mut brake, at(0), &pressure, 0), 80);
+        assert_eq!(read(&mut brake, at(0), &pressure, 0), 2);
         let until = brake.until().unwrap();
-        brake.handle_timeout(at(0));
+        brake.handle_timeout(at(0), &pressure);
         assert_eq!(brake.until(), Some(until), "not before its time");
-        brake.handle_timeout(at(1_000));
-        assert_eq!(read(&mut brake, at(1_000), &pressure, 0), 20);
+        brake.handle_timeout(at(1_000), &pressure);
+        assert_eq!(read(&mut brake, at(1_000), &pressure, 0), 2);
     }
 
     #[test]
     fn bytes_count_as_messages_do_and_no_message_is_too_large() {
         let pressure = Pressure::of_share(0.02);
         let mut brake = Brake::new(&LIMITS, at(0));
-        assert_eq!(read(&mut brake, at(0), &pressure, 4_000), 2, "8,000 at once");
+        assert_eq!(read(&mut brake, at(0), &pressure, 100), 2, "200 bytes at once");
         let mut brake = Brake::new(&LIMITS, at(0));
         assert_eq!(read(&mut brake, at(0), &pressure, 64_000), 1);
-        assert!(brake.until().unwrap() > at(25_000), "the mean is kept");
+        for second in 1..=25 {
+            assert_eq!(brake.until(), Some(at(second * 1_000)));
+            brake.handle_timeout(at(second * 1_000), &pressure);
+        }
+        assert!(brake.until().is_some(), "the mean is kept");
+    }
+
+    #[test]
+    fn it_ends_soon_after_the_pressure() {
+        let mut brake = Brake::new(&LIMITS, at(0));
+        read(&mut brake, at(0), &Pressure::of_share(0.02), 64_000);
+        brake.handle_timeout(at(1_000), &Pressure::default());
+        assert_eq!(brake.until(), None);
+    }
+
+    #[test]
+    fn who_speaks_to_many_speaks_less_often() {
+        let (limits, pressure) = (LIMITS, Pressure::of_share(0.1));
+        let said = |members| {
+            let mut brake = Brake::new(&limits, at(0));
+            let said = (0..1_000).filter(|ms| {
+                brake.handle_timeout(at(*ms), &pressure);
+                let may = brake.until().is_none();
+                if may {
+                    brake.handle_message(at(*ms), &pressure, 0);
+                    brake.handle_reach(at(*ms), &pressure, members);
+                }
+                may
+            });
+            said.count()
+        };
+        assert_eq!((said(1), said(9)), (110, 110));
+        assert!((18..=22).contains(&said(40)), "a fifth: {}", said(40));
+        assert_eq!(said(1_000), 2);
+    }
+
+    #[test]
+    fn who_is_told_much_is_told_it_together() {
+        let (mut brake, pressure) = (Brake::new(&LIMITS, at(0)), Pressure::of_share(0.02));
+        let mut writes = 0;
+        for ms in 0..2_000 {
+            brake.handle_timeout(at(ms), &pressure);
+            if brake.quiet_until().is_none() {
+                brake.handle_write(at(ms), &pressure);
+                writes += 1;
+            }
+        }
+        assert!((90..=110).contains(&writes), "{writes}: fifty a second, and ten at once");
+        // Without pressure, and for who is told little, there is nothing to wait for.
+        brake.handle_timeout(at(2_100), &pressure);
+        brake.handle_write(at(2_100), &Pressure::default());
+        assert_eq!(brake.quiet_until(), None);
+        brake.handle_write(at(2_200), &pressure);
+        assert_eq!(brake.quiet_until(), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! to another task and waking it costs more than applying it.
 
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -90,19 +91,23 @@ pub struct RoomHandle {
 
 /// Where a room's state lies while nobody serves it.
 #[derive(Debug)]
-struct Desk(Mutex<Option<LiveRoom>>);
+struct Desk {
+    room: Mutex<Option<LiveRoom>>,
+    /// Members with a connection here, when it was served last.
+    seats: AtomicUsize,
+}
 
 impl RoomHandle {
     /// Whether the room will serve what it is asked.
     pub(super) fn is_live(&self) -> bool {
         // A panic while the room was served leaves the lock poisoned and the state half changed.
-        !self.signal.is_closed() && !self.desk.0.is_poisoned()
+        !self.signal.is_closed() && !self.desk.room.is_poisoned()
     }
 
     /// Asks for something: served at once if nothing waits, otherwise left in the mailbox of
     /// `lane`.
     pub fn ask(&self, lane: LogLane, command: Command) -> Result<(), TrySendError<Command>> {
-        let mut desk = match self.desk.0.try_lock() {
+        let mut desk = match self.desk.room.try_lock() {
             Ok(desk) => desk,
             Err(TryLockError::WouldBlock) => return self.sender(lane).try_send(command),
             // The mailbox is there still, but nobody will look into it.
@@ -123,8 +128,14 @@ impl RoomHandle {
         // Taken from the desk: a panic drops the room, and so tells its members.
         let Some(mut room) = desk.take() else { return Err(command) };
         let served = room.handle_at_once(command);
+        self.desk.seats.store(room.seats(), Ordering::Relaxed);
         *desk = Some(room);
         served
+    }
+
+    /// How many members have a connection here: what is said to the room goes to so many.
+    pub fn seats(&self) -> usize {
+        self.desk.seats.load(Ordering::Relaxed)
     }
 
     /// The mailbox of a lane.
@@ -163,7 +174,7 @@ pub(super) fn start(shared: &Arc<Shared>, name: RoomName) -> RoomHandle {
     let (signal, from_signal) = mpsc::channel(MAILBOX_MAX);
     let (bulk, from_bulk) = mpsc::channel(MAILBOX_MAX);
     let room = LiveRoom::new(shared.clone(), name);
-    let desk = Arc::new(Desk(Mutex::new(Some(room))));
+    let desk = Arc::new(Desk { room: Mutex::new(Some(room)), seats: AtomicUsize::new(0) });
     let mailboxes = Mailboxes { signal: from_signal, bulk: from_bulk };
     let (owned, at_desk) = (shared.clone(), desk.clone());
     shared.tasks.spawn(async move {
@@ -224,7 +235,7 @@ impl Drop for Asking {
 impl Desk {
     /// The room, what it hears and what it is asked next; nothing if the room is lost to a panic.
     fn poll_work(&self, cx: &mut Context<'_>, mailboxes: &mut Mailboxes) -> Poll<Option<Work>> {
-        let Ok(mut desk) = self.0.lock() else { return Poll::Ready(None) };
+        let Ok(mut desk) = self.room.lock() else { return Poll::Ready(None) };
         // Received under the lock: who finds the room here and its mailboxes empty may be sure
         // that nothing is on its way between the two.
         let batch = mailboxes.poll_batch(cx);
@@ -241,11 +252,12 @@ impl Desk {
     }
 
     fn take(&self) -> Option<LiveRoom> {
-        self.0.lock().ok()?.take()
+        self.room.lock().ok()?.take()
     }
 
     fn put_back(&self, room: LiveRoom) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(room);
+        self.seats.store(room.seats(), Ordering::Relaxed);
+        *self.room.lock().unwrap_or_else(PoisonError::into_inner) = Some(room);
     }
 }
 

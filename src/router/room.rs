@@ -308,6 +308,11 @@ impl LiveRoom {
         }
     }
 
+    /// Members with a connection here.
+    pub(super) fn seats(&self) -> usize {
+        self.seats.len()
+    }
+
     fn detach(&mut self, seat: &Arc<Seat>) {
         let held = self.seats.get(&seat.author.peer);
         if held.is_some_and(|held| Arc::ptr_eq(&held.seat, seat)) {

@@ -89,6 +89,7 @@ pub struct Metrics {
     broker_up: Gauge,
     settings_differ: Gauge,
     granted: Gauge<f64, AtomicU64>,
+    packets_dropped: Counter,
     resets: Family<ByReason, Counter>,
     refusals: Family<ByCode, Counter>,
     migrations: Counter,
@@ -167,6 +168,12 @@ impl Default for Metrics {
             "The part of configured rates that is granted; below 1 there is too much to do",
             granted.clone(),
         );
+        let packets_dropped = Counter::default();
+        registry.register(
+            "packets_dropped",
+            "UDP datagrams dropped unread, because there was too much to do and many came from there",
+            packets_dropped.clone(),
+        );
         let broker_up = Gauge::default();
         broker_up.set(1);
         registry.register(
@@ -242,6 +249,7 @@ impl Default for Metrics {
             broker_up,
             settings_differ,
             granted,
+            packets_dropped,
             resets,
             refusals,
             migrations,
@@ -362,6 +370,11 @@ impl Metrics {
     /// The part of all rates that is granted, from 0 to 1.
     pub fn granted(&self, share: f64) {
         self.granted.set(share);
+    }
+
+    /// UDP datagrams were dropped unread.
+    pub fn packets_dropped(&self, datagrams: u64) {
+        self.packets_dropped.inc_by(datagrams);
     }
 
     /// Ephemeral messages did not fit into a datagram, or the peer takes none.

@@ -6,6 +6,7 @@
 //! overtakes everything that has not yet been handed over.
 
 pub mod accept;
+mod rates;
 #[cfg(test)]
 pub(crate) mod testkit;
 pub mod websocket;

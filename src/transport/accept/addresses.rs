@@ -1,12 +1,13 @@
 //! How many of something each address has.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use handover_protocol::pace::{Bucket, Rate};
+use handover_protocol::pace::Rate;
 use handover_protocol::time::Time;
+
+use super::super::rates::Rates;
 
 /// Whoever has an IPv6 address has at least a network of this many bits to choose from,
 const V6_PREFIX: u32 = 64;
@@ -86,31 +87,19 @@ impl Addresses {
     }
 }
 
-/// How fast addresses come. Takes the same room however many there are: those whose hashes meet
-/// are one, and nobody can choose whose they meet.
+/// How fast addresses come.
 #[derive(Debug)]
-pub struct Callers {
-    hasher: RandomState,
-    buckets: Box<[Mutex<Bucket>]>,
-}
-
-const CALLERS: usize = 4_096;
+pub struct Callers(Rates);
 
 impl Callers {
     /// Nobody has come yet.
     pub fn new(now: Time) -> Self {
-        let none = Rate { per_s: 1, burst: u64::MAX };
-        let buckets = (0..CALLERS).map(|_| Mutex::new(Bucket::new(none, now)));
-        Callers { hasher: RandomState::new(), buckets: buckets.collect() }
+        Callers(Rates::new(now))
     }
 
     /// Whether one from this address may come now, if each may come at `rate`.
     pub fn may_come(&self, now: Time, address: IpAddr, rate: Rate) -> bool {
-        let at = self.hasher.hash_one(key(address)) as usize % CALLERS;
-        let Some(bucket) = self.buckets.get(at) else { return true };
-        let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
-        bucket.set_rate(now, rate);
-        bucket.take(now, 1).is_ok()
+        self.0.may_come(now, key(address), rate, 1)
     }
 }
 

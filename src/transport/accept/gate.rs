@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -96,7 +97,7 @@ impl GateLimits {
 
 /// What is granted of handshakes under the greatest pressure, per second: a tenth of a core.
 const HANDSHAKES_LEAST: u64 = 100;
-/// Of the handshakes that are granted under pressure, one address gets one in so many.
+/// Of the handshakes that are granted while they are scarce, one address gets one in so many.
 const ADDRESS_SHARE: u64 = 50;
 
 /// Places for set-ups of one kind, and how fast they come.
@@ -106,13 +107,15 @@ struct Lobby {
     handshakes: Option<Mutex<Bucket>>,
     /// Who waits for a handshake waits in order.
     first: Semaphore,
+    waiting: AtomicU64,
 }
 
 impl Lobby {
     fn new(limits: &GateLimits, now: Time) -> Self {
         let handshakes = limits.handshakes.map(|rate| Mutex::new(Bucket::new(rate, now)));
         let (places, most) = (semaphore(limits.ungreeted), limits.ungreeted);
-        Lobby { places, most, handshakes, first: Semaphore::new(1) }
+        let (first, waiting) = (Semaphore::new(1), AtomicU64::new(0));
+        Lobby { places, most, handshakes, first, waiting }
     }
 
     fn is_crowded(&self) -> bool {
@@ -131,8 +134,28 @@ impl Lobby {
     }
 
     /// Whether more than half of a second's handshakes are used up.
-    fn is_rushed(&self, now: Time) -> bool {
-        self.bucket().is_some_and(|mut bucket| bucket.fraction(now) < 0.5)
+    fn is_rushed(&self, now: Time, granted: Rate) -> bool {
+        let Some(mut bucket) = self.bucket() else { return false };
+        bucket.set_rate(now, granted);
+        bucket.fraction(now) < 0.5
+    }
+}
+
+/// One of those who wait, as long as it lives.
+struct Waiting<'a> {
+    all: &'a AtomicU64,
+    ahead: u64,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(all: &'a AtomicU64) -> Self {
+        Waiting { all, ahead: all.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.all.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -191,10 +214,10 @@ impl Gate {
         Some(Rate { per_s: per_s.max(least), burst: burst.max(least) })
     }
 
-    /// Whether this address has begun few enough handshakes of late. That matters under pressure
-    /// alone: many may be behind one address.
-    fn has_patience_with(&self, now: Time, address: IpAddr) -> bool {
-        let granted = self.granted().filter(|_| self.pressure.is_on());
+    /// Whether this address has begun few enough handshakes of late. That matters once half of what
+    /// there is of them is used up, and no sooner: many may be behind one address.
+    fn has_patience_with(&self, lobby: &Lobby, now: Time, address: IpAddr) -> bool {
+        let granted = self.granted().filter(|granted| lobby.is_rushed(now, *granted));
         granted.is_none_or(|Rate { per_s, .. }| {
             let share = (per_s / ADDRESS_SHARE).max(1);
             self.callers.may_come(now, address, Rate { per_s: share, burst: share })
@@ -208,7 +231,7 @@ impl Gate {
 
     /// A place for a set-up by QUIC, if there is one for this address.
     pub fn try_enter_quic(&self, now: Time, address: IpAddr) -> Option<Entered> {
-        if !self.has_patience_with(now, address) {
+        if !self.has_patience_with(&self.quic, now, address) {
             return None;
         }
         let of_address = Some(self.ungreeted_of.try_take(address)?);
@@ -221,14 +244,14 @@ impl Gate {
     pub fn wants_proof(&self, now: Time, address: IpAddr) -> bool {
         self.pressure.is_on()
             || self.quic.is_crowded()
-            || self.quic.is_rushed(now)
+            || self.granted().is_some_and(|granted| self.quic.is_rushed(now, granted))
             || self.ungreeted_of.is_crowded(address)
     }
 
     /// A place for a set-up by TLS, as soon as there is one. `None` if this address may have no
     /// more of them, or comes too fast.
     pub async fn enter_tls(&self, now: Time, address: IpAddr) -> Option<Entered> {
-        if !self.has_patience_with(now, address) {
+        if !self.has_patience_with(&self.tls, now, address) {
             return None;
         }
         let of_address = Some(self.ungreeted_of.try_take(address)?);
@@ -243,13 +266,20 @@ impl Gate {
         Some(Entered { _place: place, _of_address: None, address: None })
     }
 
-    /// Waits for the turn to begin a TLS handshake. Those who wait get theirs in order.
-    pub async fn handshake_tls(&self, clock: Clock) {
+    /// Waits for the turn to go on with a TLS handshake, or refuses at once if it would not come
+    /// within `patience`. Those who wait get theirs in order.
+    pub async fn handshake_tls(&self, clock: Clock, patience: Duration) -> Result<(), Refused> {
+        let Some(granted) = self.granted() else { return Ok(()) };
+        let waiting = Waiting::new(&self.tls.waiting);
+        if waiting.ahead as f64 > granted.per_s as f64 * patience.as_secs_f64() {
+            return Err(Refused::Capacity);
+        }
         // Never closed.
         let _first = self.tls.first.acquire().await;
         while let Err(wait) = self.tls.handshake(clock.now(), self.granted()) {
             tokio::time::sleep(wait).await;
         }
+        Ok(())
     }
 
     /// Whether so many are being set up by TCP, or there is so much to do, that nobody should stay for
@@ -419,7 +449,9 @@ mod tests {
     fn a_rush_wants_proof_first_and_is_turned_away_then() {
         let rate = Rate { per_s: 10, burst: 10 };
         let gate = gate(GateLimits { handshakes: Some(rate), ..GateLimits::of(99, 99) });
-        let came = |now| (0..).take_while(|_| gate.try_enter_quic(now, HOME).is_some()).count();
+        let other = |nth| IpAddr::V4(Ipv4Addr::from_bits(nth));
+        let enters = |now, nth| gate.try_enter_quic(now, other(nth)).is_some();
+        let came = |now| (0..).take_while(|nth| enters(now, *nth)).count();
         assert!(!gate.wants_proof(Time::ZERO, AWAY));
         assert_eq!(came(Time::ZERO), 10);
         assert!(gate.wants_proof(Time::ZERO, AWAY));
@@ -431,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn under_pressure_an_address_gets_its_share_and_no_more() {
+    fn where_handshakes_are_scarce_an_address_gets_its_share_and_no_more() {
         let rate = Rate { per_s: 1_000, burst: 1_000 };
         let limits = GateLimits { handshakes: Some(rate), ..GateLimits::of(9_999, 9_999) };
         let come = |gate: &Gate, address| {
@@ -439,10 +471,12 @@ mod tests {
             (0..).take_while(|_| entered().is_some()).count()
         };
         let calm = gate(limits);
-        assert_eq!(come(&calm, HOME), 1_000, "all of it, while there is time for all");
+        let half = 501;
+        assert_eq!(come(&calm, HOME), half + 20, "half is anybody's, of the rest each has a share");
+        assert_eq!((come(&calm, HOME), come(&calm, AWAY)), (0, 20));
         let pressed = gate(limits).under(Pressure::of_share(0.02));
         assert!(pressed.wants_proof(Time::ZERO, AWAY));
-        assert_eq!((come(&pressed, HOME), come(&pressed, AWAY)), (2, 2));
+        assert_eq!((come(&pressed, HOME), come(&pressed, AWAY)), (51 + 2, 2));
         assert_eq!(pressed.granted().map(|rate| rate.per_s), Some(HANDSHAKES_LEAST));
         let few = GateLimits { handshakes: Some(Rate { per_s: 7, burst: 7 }), ..limits };
         let few = gate(few).under(Pressure::of_share(0.02));

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustls::server::Acceptor as TlsGreeting;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use socket2::SockRef;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::super::Kind;
 use super::super::websocket::WebSocket;
@@ -55,18 +56,18 @@ pub fn bind_tcp(address: SocketAddr, v6_only: bool) -> io::Result<TcpListener> {
 
 /// TLS on a TCP listener.
 #[derive(Clone)]
-pub struct TcpTls(TlsAcceptor);
+pub struct TcpTls(Arc<rustls::ServerConfig>);
 
 impl TcpTls {
     /// Any configuration of ours; the protocol name is put in here.
     pub fn new(tls: &rustls::ServerConfig) -> Self {
         let mut tls = tls.clone();
         tls.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
-        TcpTls(TlsAcceptor::from(Arc::new(tls)))
+        TcpTls(Arc::new(tls))
     }
 
-    async fn accept(&self, stream: TcpStream) -> io::Result<TcpIo> {
-        let mut stream = self.0.accept(stream).await?;
+    async fn accept(&self, greeted: StartHandshake<TcpStream>) -> io::Result<TcpIo> {
+        let mut stream = greeted.into_stream(self.0.clone()).await?;
         stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_MAX));
         Ok(TcpIo::Tls(Box::new(stream)))
     }
@@ -177,15 +178,14 @@ async fn open(
         None => Ok(TcpIo::Plain(stream)),
         Some(tls) => {
             let handshake = async {
-                // Who says nothing takes nobody's turn.
-                stream.readable().await?;
-                gate.handshake_tls(clock).await;
-                tls.accept(stream).await
+                // Who does not say what it takes to go on takes nobody's turn.
+                let greeted = LazyConfigAcceptor::new(TlsGreeting::default(), stream);
+                let greeted = greeted.await.map_err(broken)?;
+                gate.handshake_tls(clock, SETUP_TIMEOUT / 2).await?;
+                tls.accept(greeted).await.map_err(broken)
             };
-            match tokio::time::timeout(SETUP_TIMEOUT, handshake).await {
-                Ok(accepted) => accepted.map_err(broken),
-                Err(_) => Err(Refused::Late),
-            }
+            let handshake = tokio::time::timeout(SETUP_TIMEOUT, handshake);
+            handshake.await.unwrap_or(Err(Refused::Late))
         }
     }
 }

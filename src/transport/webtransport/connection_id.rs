@@ -70,7 +70,7 @@ impl ServerIds {
         ConnectionId::new(&id[..self.bytes()])
     }
 
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.start_bytes + self.nonce_bytes
     }
 }
@@ -228,7 +228,15 @@ mod tests {
     fn listening(ids: Option<ServerIds>) -> quinn::Endpoint {
         let bound = bind_udp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), true).unwrap();
         let config = server_config(&Identity::new().server, SETTINGS).unwrap();
-        endpoint(bound.socket, config, Clock::start(), ids, None).unwrap()
+        endpoint(
+            bound.socket,
+            config,
+            Clock::start(),
+            crate::pressure::Pressure::default(),
+            ids,
+            None,
+        )
+        .unwrap()
     }
 
     /// Sends a stray packet and waits for the reset.

@@ -12,6 +12,7 @@ use super::super::Settings;
 use super::connection_id::{self, ServerIdGenerator, ServerIds};
 use super::secret::EndpointSecret;
 use crate::clock::Clock;
+use crate::pressure::Pressure;
 
 /// CONNECT, signal, bulk, and one more so that a stream too many is refused rather than stuck.
 const BIDI_STREAMS_MAX: u32 = 4;
@@ -31,6 +32,10 @@ const DATAGRAMS_IN: usize = 64 * 1024;
 const DATAGRAMS_OUT: usize = 32 * 1024;
 /// Connections quinn may hold for us between its receiving and our taking them.
 const INCOMING_MAX: usize = 4_096;
+/// Bytes it may hold for one of those, from an address that has proven nothing: a few packets ...
+const INCOMING_BYTES: u64 = 16 * 1024;
+/// ... and for all of them.
+const INCOMING_BYTES_TOTAL: u64 = 8 << 20;
 /// What we ask the system to buffer: the usual 208 KiB lose a burst of 1,000 datagrams.
 const SOCKET_BUFFER: usize = 8 << 20;
 const ALPN_H3: &[u8] = b"h3";
@@ -71,7 +76,12 @@ pub fn server_config(
         .max_idle_timeout(Some(idle));
 
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    config.transport_config(Arc::new(transport)).migration(true).max_incoming(INCOMING_MAX);
+    config
+        .transport_config(Arc::new(transport))
+        .migration(true)
+        .max_incoming(INCOMING_MAX)
+        .incoming_buffer_size(INCOMING_BYTES)
+        .incoming_buffer_size_total(INCOMING_BYTES_TOTAL);
     Ok(config)
 }
 
@@ -105,16 +115,20 @@ pub fn bind_udp(address: SocketAddr, v6_only: bool) -> io::Result<BoundUdp> {
 }
 
 /// An endpoint on a bound socket. Connection ids are `ids`, or tell nothing. Without a secret it
-/// knows nothing of what it did before a restart. Must be called on a runtime.
+/// knows nothing of what it did before a restart. Under `pressure` it reads less. Must be called on a
+/// runtime.
 pub fn endpoint(
     socket: UdpSocket,
     mut config: quinn::ServerConfig,
     clock: Clock,
+    pressure: Pressure,
     ids: Option<ServerIds>,
     secret: Option<&EndpointSecret>,
 ) -> io::Result<quinn::Endpoint> {
     let runtime = Arc::new(TokioRuntime);
-    let socket = Arc::new(super::socket::Socket::new(runtime.wrap_udp_socket(socket)?, clock));
+    let socket = runtime.wrap_udp_socket(socket)?;
+    let id_bytes = ids.map_or(connection_id::NONCE_BYTES_MIN, |ids| ids.bytes());
+    let socket = Arc::new(super::socket::Socket::new(socket, clock, pressure, id_bytes));
     let mut settings = match secret {
         Some(secret) => {
             config.token_key(secret.tokens());

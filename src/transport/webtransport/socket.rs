@@ -1,4 +1,5 @@
-//! The UDP socket under an endpoint, which sends nothing beyond what [`Unproven`] allows.
+//! The UDP socket under an endpoint, which sends nothing beyond what [`Unproven`] allows, and under
+//! pressure reads no more from anywhere than what is granted.
 
 use std::fmt;
 use std::io::{self, IoSliceMut};
@@ -8,15 +9,26 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
+use handover_protocol::pace::Rate;
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 
-use super::unproven::{Unproven, is_long};
+use super::super::rates::Rates;
+use super::unproven::{Unproven, addressee, is_long};
 use crate::clock::Clock;
+use crate::pressure::Pressure;
+
+/// Datagrams per second to one of our connection ids, of which pressure leaves a share. That is what
+/// somebody sends who says a thousand messages a second and is told as many.
+const TO_EACH: Rate = Rate { per_s: 4_000, burst: 1_000 };
 
 /// See the module.
 pub struct Socket {
     inner: Arc<dyn AsyncUdpSocket>,
+    pressure: Pressure,
+    rates: Rates,
+    /// Bytes of each connection id of ours.
+    id_bytes: usize,
     unproven: Mutex<Unproven>,
     /// [`Unproven::watched`], to be read without the lock: established connections need no more.
     watched: AtomicUsize,
@@ -24,9 +36,34 @@ pub struct Socket {
 }
 
 impl Socket {
-    pub fn new(inner: Arc<dyn AsyncUdpSocket>, clock: Clock) -> Self {
-        let unproven = Mutex::new(Unproven::new(clock.now()));
-        Socket { inner, unproven, watched: AtomicUsize::new(0), clock }
+    pub fn new(
+        inner: Arc<dyn AsyncUdpSocket>,
+        clock: Clock,
+        pressure: Pressure,
+        id_bytes: usize,
+    ) -> Self {
+        let now = clock.now();
+        let (unproven, watched) = (Mutex::new(Unproven::new(now)), AtomicUsize::new(0));
+        Socket { inner, pressure, rates: Rates::new(now), id_bytes, unproven, watched, clock }
+    }
+
+    /// Drops what comes too fast, before anything is spent on it. For who sent it, it is lost on
+    /// the way: QUIC sends it again, and slows down.
+    fn police(&self, bufs: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta]) {
+        if !self.pressure.is_on() {
+            return;
+        }
+        let (now, rate) = (self.clock.now(), self.pressure.of(TO_EACH));
+        let mut dropped = 0;
+        for (buf, meta) in bufs.iter_mut().zip(metas) {
+            let may_come = |datagram: &[u8]| {
+                let may = self.rates.may_come(now, addressee(datagram, self.id_bytes), rate, 1);
+                dropped += u64::from(!may);
+                may
+            };
+            meta.len = keep(buf, meta.len, meta.stride, may_come);
+        }
+        self.pressure.dropped(dropped);
     }
 
     fn unproven(&self) -> MutexGuard<'_, Unproven> {
@@ -65,6 +102,24 @@ impl Socket {
     }
 }
 
+/// Keeps those of the datagrams, one behind the other, that are wanted; how long they are together.
+fn keep(
+    buf: &mut [u8],
+    len: usize,
+    stride: usize,
+    mut is_wanted: impl FnMut(&[u8]) -> bool,
+) -> usize {
+    let mut kept = 0;
+    for from in (0..len).step_by(stride.max(1)) {
+        let to = len.min(from.saturating_add(stride.max(1)));
+        if buf.get(from..to).is_some_and(&mut is_wanted) {
+            buf.copy_within(from..to, kept);
+            kept += to - from;
+        }
+    }
+    kept
+}
+
 impl AsyncUdpSocket for Socket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
         self.inner.clone().create_io_poller()
@@ -88,7 +143,9 @@ impl AsyncUdpSocket for Socket {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         let count = ready!(self.inner.poll_recv(cx, bufs, meta))?;
-        self.received(bufs, meta.get(..count).unwrap_or_default());
+        let metas = meta.get_mut(..count).unwrap_or_default();
+        self.police(bufs, metas);
+        self.received(bufs, metas);
         Poll::Ready(Ok(count))
     }
 
@@ -112,5 +169,27 @@ impl AsyncUdpSocket for Socket {
 impl fmt::Debug for Socket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Socket").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_whole_and_in_order() {
+        let mut buf = *b"aaabbbcccdd......";
+        let kept = keep(&mut buf, 11, 3, |datagram| datagram != b"aaa" && datagram != b"ccc");
+        assert_eq!(&buf[..kept], b"bbbdd");
+        let mut buf = *b"aaabb";
+        assert_eq!(keep(&mut buf, 5, 3, |_| true), 5);
+        assert_eq!(&buf, b"aaabb");
+        assert_eq!(keep(&mut buf, 5, 3, |_| false), 0);
+        assert_eq!(keep(&mut buf, 0, 0, |_| true), 0);
+        assert_eq!(
+            keep(&mut buf, 9, 3, |datagram| datagram.len() == 3),
+            3,
+            "no more than there is"
+        );
     }
 }

@@ -82,6 +82,17 @@ pub fn is_long(datagram: &[u8]) -> bool {
     datagram.first().is_some_and(|first| first & LONG != 0)
 }
 
+/// The connection id that a datagram goes to. Without a long header nothing says where that ends: it is
+/// one of ours then, all of which have `ours` bytes.
+pub fn addressee(datagram: &[u8], ours: usize) -> &[u8] {
+    let id = match datagram {
+        [first, _, _, _, _, len, rest @ ..] if first & LONG != 0 => rest.get(..usize::from(*len)),
+        [_, rest @ ..] => rest.get(..ours),
+        [] => None,
+    };
+    id.unwrap_or_default()
+}
+
 /// An address, and the id that its client chose there.
 type Peer = (SocketAddr, ConnectionId);
 
@@ -112,9 +123,8 @@ pub struct Unproven {
     asked: Aging<Peer, u64>,
     answered: Aging<Peer, Account>,
     turned: Time,
-    /// A bit for each length that a client's id has had.
-    lengths: u32,
-    watched: usize,
+    /// Who has been answered and has not proven its address, by the length of its id.
+    watched: [usize; ConnectionId::MAX + 1],
 }
 
 impl Unproven {
@@ -123,15 +133,18 @@ impl Unproven {
             asked: Aging::new(ASKED_MAX),
             answered: Aging::new(ANSWERED_MAX),
             turned: now,
-            lengths: 0,
-            watched: 0,
+            watched: [0; ConnectionId::MAX + 1],
         }
     }
 
     /// How many have been answered and have not proven their address. As long as there is none,
     /// datagrams without a long header need not be shown to [`Unproven::may_send`].
     pub fn watched(&self) -> usize {
-        self.watched
+        self.watched.iter().sum()
+    }
+
+    fn watched_of(&mut self, peer: &Peer) -> Option<&mut usize> {
+        self.watched.get_mut(usize::from(peer.1.len))
     }
 
     /// A datagram with a long header came.
@@ -151,8 +164,9 @@ impl Unproven {
         for (ours, proven) in &mut account.ours {
             *proven |= *ours == header.to;
         }
-        if was_unproven && !account.is_unproven() {
-            self.watched -= 1;
+        let is_proven = was_unproven && !account.is_unproven();
+        if let Some(watched) = self.watched_of(&peer).filter(|_| is_proven) {
+            *watched -= 1;
         }
     }
 
@@ -178,7 +192,6 @@ impl Unproven {
         let was_unproven = account.is_unproven();
         if account.ours.is_empty() {
             account.received = asked.unwrap_or(0).max(FIRST_BYTES);
-            self.lengths |= 1 << header.to.len;
         }
         let known = account.ours.iter().find(|(ours, _)| *ours == header.from);
         let may = match known {
@@ -192,15 +205,18 @@ impl Unproven {
                 account.spend(datagram.len() as u64)
             }
         };
-        self.watched += usize::from(account.is_unproven() && !was_unproven);
+        let is_new = account.is_unproven() && !was_unproven;
+        if let Some(watched) = self.watched_of(&peer).filter(|_| is_new) {
+            *watched += 1;
+        }
         self.forgotten(dropped);
         may
     }
 
     /// It belongs to a connection whose client has an id that the datagram begins with.
     fn may_send_short(&mut self, to: SocketAddr, datagram: &[u8]) -> bool {
-        for len in 0..=ConnectionId::MAX {
-            if self.lengths & 1 << len == 0 {
+        for (len, watched) in self.watched.iter().enumerate() {
+            if *watched == 0 {
                 continue;
             }
             let id = datagram.get(1..=len).and_then(ConnectionId::read);
@@ -223,13 +239,14 @@ impl Unproven {
         self.asked.turn();
         let dropped = self.answered.turn();
         self.forgotten(dropped);
-        if self.answered.is_empty() {
-            self.lengths = 0;
-        }
     }
 
     fn forgotten(&mut self, dropped: HashMap<Peer, Account>) {
-        self.watched -= dropped.values().filter(|account| account.is_unproven()).count();
+        for (peer, _) in dropped.iter().filter(|(_, account)| account.is_unproven()) {
+            if let Some(watched) = self.watched_of(peer) {
+                *watched -= 1;
+            }
+        }
     }
 }
 
@@ -246,6 +263,7 @@ impl<K: Hash + Eq + Copy, V: Default> Aging<K, V> {
         Aging { young: HashMap::new(), old: HashMap::new(), most }
     }
 
+    #[cfg(test)]
     fn is_empty(&self) -> bool {
         self.young.is_empty() && self.old.is_empty()
     }
@@ -402,7 +420,7 @@ mod tests {
             assert!(ledger.may_send(&short(b"", 1_200)));
         }
         assert!(ledger.0.answered.is_empty() && ledger.0.asked.is_empty());
-        assert_eq!((ledger.0.watched(), ledger.0.lengths), (0, 0));
+        assert_eq!(ledger.0.watched(), 0);
     }
 
     #[test]
@@ -427,10 +445,19 @@ mod tests {
     }
 
     #[test]
+    fn whoever_a_datagram_goes_to_is_found() {
+        assert_eq!(addressee(&datagram(INITIAL, b"anybody", CLIENT, 60), 8), b"anybody");
+        assert_eq!(addressee(&short(OURS, 60), 8), OURS);
+        assert_eq!(addressee(&short(b"", 5), 8), b"");
+        assert_eq!(addressee(b"", 8), b"");
+    }
+
+    #[test]
     fn whatever_comes_is_read_without_a_fault() {
         let whole = datagram(INITIAL, &[7; 20], &[8; 20], 60);
         let mut ledger = Ledger::new();
         for end in 0..whole.len() {
+            addressee(&whole[..end], 8);
             ledger.received(&whole[..end]);
             assert!(ledger.may_send(&whole[..end]));
         }

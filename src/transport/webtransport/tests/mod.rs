@@ -23,6 +23,7 @@ use super::super::testkit::{ALL, Identity, SETTINGS, frame, message, recv, soon}
 use super::super::{Inbound, Intake, Settings, Transport, TransportEnd};
 use super::{WebTransport, accept, bind_udp, endpoint, server_config};
 use crate::clock::Clock;
+use crate::pressure::Pressure;
 
 const HELLO: &[u8] = br#"{"type":"hello","version":1}"#;
 const BULK: &[u8] = br#"{"type":"lane","lane":"bulk"}"#;
@@ -52,7 +53,9 @@ impl Gateway {
         let bound = bind_udp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), true).unwrap();
         assert!(bound.receive_buffer > 0 && bound.send_buffer > 0);
         let config = server_config(&identity.server, settings).unwrap();
-        let endpoint = endpoint(bound.socket, config, Clock::start(), None, None).unwrap();
+        let endpoint =
+            endpoint(bound.socket, config, Clock::start(), Pressure::default(), None, None)
+                .unwrap();
         Gateway { identity, endpoint, gate, settings }
     }
 
