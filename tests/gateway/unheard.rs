@@ -43,15 +43,21 @@ async fn one_message_that_is_lost_is_read_from_the_log() {
     let Apart { nodes, way, members: [mut ann, mut bob], server: _server } = Apart::start().await;
     way.lose("the second");
     let before = nodes[1].metric("handover_log_reads_total").await;
-    for body in ["the first", "the second", "the third"] {
-        ann.post("r", "bulk", json!(body)).await;
-        // One after another: each is published by itself.
-        ann.expect("bulk", "accepted").await;
+    // Once, unless the subscription was being replaced just then: nothing is lost on it meanwhile.
+    for _ in 0..5 {
+        for body in ["the first", "the second", "the third"] {
+            ann.post("r", "bulk", json!(body)).await;
+            // One after another: each is published by itself.
+            ann.expect("bulk", "accepted").await;
+        }
+        for body in ["the first", "the second", "the third"] {
+            assert_eq!(bob.expect("bulk", "message").await["body"], body);
+        }
+        if way.lost() > 0 {
+            break;
+        }
     }
-    for body in ["the first", "the second", "the third"] {
-        assert_eq!(bob.expect("bulk", "message").await["body"], body);
-    }
-    assert_eq!(way.lost(), 1);
+    assert!(way.lost() > 0);
     assert!(nodes[1].metric("handover_log_reads_total").await > before);
     bob.answers().await;
 }
@@ -133,6 +139,8 @@ async fn what_was_applied_in_a_life_that_ended_is_not_applied_again() {
             Some("error") => bob.send("bulk", again.clone()).await,
             // It starts anew, and says again what it was not answered.
             Some("position") => bob.send("bulk", again.clone()).await,
+            // His node may have looked before.
+            Some("message") => assert_eq!(told["body"], "unheard"),
             _ => panic!("{told}"),
         }
     }

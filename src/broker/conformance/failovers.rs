@@ -56,13 +56,18 @@ impl Three {
         }
     }
 
-    /// As soon as it can be read.
+    /// The room as the first node sees it.
     async fn read_here(&self) -> RoomState {
-        loop {
-            match self.here.broker.read(&room(), PerLane::default()).await {
-                Ok(state) => return state.expect("the room is there"),
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
+        read_on(&self.here).await
+    }
+}
+
+/// As soon as it can be read.
+async fn read_on(node: &Node) -> RoomState {
+    loop {
+        match node.broker.read(&room(), PerLane::default()).await {
+            Ok(state) => return state.expect("the room is there"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
 }
@@ -123,7 +128,7 @@ async fn a_failover_by_sentinels_is_a_new_epoch() {
     let entry = appended(send_on(&three.here, 2).await);
     assert_ne!(entry.epoch, epoch("first"));
     assert_eq!(entry.offset, 1);
-    let state = three.there.broker.read(&room(), PerLane::default()).await.unwrap().unwrap();
+    let state = read_on(&three.there).await;
     assert_eq!((state.positions.epoch, state.positions.bulk), (entry.epoch, 1));
     assert_eq!(appended(send_on(&three.here, 3).await).offset, 2, "once is enough");
 }
@@ -154,12 +159,18 @@ async fn one_that_is_started_again_with_its_file_goes_on() {
     server.line().await;
     let three = Three::on(&server.address).await;
     send_on(&three.here, 1).await;
+    is_written(&server).await;
     server.kill();
     server.start_again();
     let entry = appended(send_as(&three.late, author("bob"), 1).await);
     assert_eq!((entry.epoch, entry.offset), (epoch("first"), 2));
     let state = three.read_here().await;
     assert_eq!((state.positions.epoch, state.positions.bulk), (epoch("first"), 2));
+}
+
+/// Once all that it was told is in its file: while its disk is behind, it answers before.
+async fn is_written(server: &Server) {
+    until(&mut server.line().await, "INFO persistence", &["aof_buffer_length:0\r"]).await;
 }
 
 /// The file in which the most recent changes are.
@@ -177,6 +188,7 @@ async fn what_a_file_has_lost_with_its_machine_is_said_by_who_knows() {
     send_on(&three.here, 1).await;
     let told = three.here.message(LogLane::Bulk, 2, "\"the last\"");
     three.here.ask(author("ann"), told).await.unwrap();
+    is_written(&server).await;
     server.kill();
     // Of the last second nothing was on the disk.
     let file = newest_changes(&server);

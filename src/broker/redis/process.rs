@@ -21,7 +21,7 @@ pub(super) struct Process {
     /// Its name, which it has chosen by chance at its start; nothing if it does not matter.
     pub(super) name: String,
     /// It has never been a replica, and writes all that it does to a file before it answers: what
-    /// it found at its start is all there was, unless the machine had stopped as well.
+    /// it found at its start is all there was, unless the machine had stopped, or its disk was behind.
     pub(super) goes_on: bool,
 }
 
