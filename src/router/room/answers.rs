@@ -148,6 +148,11 @@ impl LiveRoom {
                 return None;
             }
             (Done::Sent(Sent::Duplicate(applied)), Asked::Send { lane, .. }) => {
+                // Its entry may be of before this node came to the room.
+                if let Some(seated) = self.seats.get_mut(&seat.author.peer) {
+                    let highest = &mut seated.seq[lane];
+                    *highest = (*highest).max(applied.seq);
+                }
                 Outcome::Duplicate { lane, applied }
             }
             (Done::Passed, Asked::Ephemeral { to, body, .. }) => {
