@@ -201,7 +201,12 @@ impl LiveRoom {
         for some in back.chunks(AT_ONCE) {
             let back = self.apply(some.to_vec()).await;
             self.unhomed |= back.is_err();
-            back?;
+            for (RoomOp { author, .. }, done) in some.iter().zip(back?) {
+                if matches!(done, Ok(Done::Fenced)) {
+                    // Where it was taken over that was said, and not heard here.
+                    self.replaced(author.peer, author.generation + 1);
+                }
+            }
         }
         Ok(())
     }
