@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use handover_redis_servers::{Cluster, Sentinels, Server, ask, own_host, until};
+use handover_redis_servers::{Cluster, Sentinels, Server, Way, ask, own_host, until};
 
 use super::losses::{hear_of, key, send_as, send_on};
 use super::server::nodes;
@@ -219,4 +219,36 @@ async fn one_that_is_started_again_with_an_older_copy_is_a_new_epoch() {
     let entry = appended(send_as(&three.late, author("bob"), 1).await);
     assert_ne!(entry.epoch, lost.epoch);
     assert_eq!(three.read_here().await.positions.epoch, entry.epoch);
+}
+
+#[tokio::test]
+async fn one_redis_by_several_ways_is_one() {
+    let host = own_host();
+    let server = Server::on_port(host, 7000, &[]);
+    // This user may not ask it who it is.
+    let user = "ACL SETUSER handover on >secret ~handover:* &handover:* +@all -@dangerous";
+    ask(&mut server.line().await, user).await;
+    let _way = Way::open(host, 7001, 7000).await;
+    let by = |port: u16| format!("redis://handover:secret@{host}:{port}");
+    let node = async |address: &str| {
+        let [broker] = nodes(address, limits(GENEROUS), 0).await;
+        Node { broker, _behind: None, room: room(), now: at_first() }
+    };
+    let all = [node(&by(7000)).await, node(&by(7001)).await, node(&server.address).await];
+    all[0].broker.open(record("ann")).await.unwrap();
+    all[0].load("first").await;
+    all[0].join(author("ann")).await.unwrap();
+    for (seq, node) in (1..=6).zip(all.iter().cycle()) {
+        let entry = appended(send_on(node, seq).await);
+        assert_eq!((entry.epoch, entry.offset), (epoch("first"), seq));
+    }
+}
+
+#[tokio::test]
+async fn one_that_never_says_who_it_is_can_be_used() {
+    let server = Server::on_port(own_host(), 7000, &["--rename-command", "INFO", "HIDDEN"]);
+    server.line().await;
+    let ready = tokio::time::timeout(Duration::from_secs(30), Three::on(&server.address));
+    let three = ready.await.expect("it is not used");
+    assert_eq!(appended(send_on(&three.here, 1).await).epoch, epoch("first"));
 }

@@ -178,7 +178,7 @@ impl Subscription {
         self.beat(&standing).await?;
         // Where replicas are waited for, no process can have less than was answered.
         let process = match self.board.replicas {
-            0 => Process::ask(plain.clone(), &self.shard.place).await?,
+            0 => Process::ask(plain.clone()).await?,
             _ => Process::default(),
         };
         self.shard.opened(Lines::new(number, plain, waiting, process), shift);

@@ -6,10 +6,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use redis::aio::MultiplexedConnection;
+use redis::{ErrorKind, ServerErrorKind};
 
-use super::address::Place;
 use super::follow::bounded;
-use super::stored::garbled;
 use crate::broker::Unavailable;
 
 /// That much of a name tells processes apart.
@@ -18,7 +17,8 @@ const NAME_LEN: usize = 16;
 /// A process that answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Process {
-    /// Its name, which it has chosen by chance at its start; nothing if it does not matter.
+    /// Its name, which it has chosen by chance at its start; nothing if it does not matter, or is
+    /// not to be had.
     pub(super) name: String,
     /// It has never been a replica, and writes all that it does to a file before it answers: what
     /// it found at its start is all there was, unless the machine had stopped, or its disk was behind.
@@ -26,33 +26,31 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Asks who answers on a connection. One that may not say so is known by its place: it is
-    /// noticed when another one takes over, and not when it is started again.
-    pub(super) async fn ask(
-        mut line: MultiplexedConnection,
-        place: &Place,
-    ) -> Result<Process, Unavailable> {
+    /// Asks who answers on a connection. One that does not say so has no name: its address is
+    /// none, for others may reach it by another one, or know its name.
+    pub(super) async fn ask(mut line: MultiplexedConnection) -> Result<Process, Unavailable> {
         static TOLD: AtomicBool = AtomicBool::new(false);
         let asked = bounded(async {
             let mut question = redis::cmd("INFO");
             question.arg("server").arg("replication").arg("persistence");
             match question.query_async::<String>(&mut line).await {
-                Err(error) if error.code() == Some("NOPERM") => Ok(None),
+                // It will say so when it has read its file.
+                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading) => {
+                    Err(error)
+                }
+                // Not allowed, or not there.
+                Err(error) if error.code().is_some() => Ok(None),
                 told => told.map(Some),
             }
         });
-        match asked.await? {
-            Some(told) => Process::read(&told).ok_or_else(|| garbled("no name of its own")),
-            None => {
-                if !TOLD.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(
-                        "redis does not let its user ask INFO: if it is started again, or replaced \
-                         at the same address, and has lost something, that may go unnoticed"
-                    );
-                }
-                Ok(Process { name: place.to_string().replace(' ', "+"), goes_on: false })
-            }
+        let process = asked.await?.and_then(|told| Process::read(&told));
+        if process.is_none() && !TOLD.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "redis does not tell its user who it is (INFO): if it is started again, or \
+                 replaced, and has lost something, that may go unnoticed"
+            );
         }
+        Ok(process.unwrap_or_default())
     }
 
     fn read(told: &str) -> Option<Process> {
@@ -62,8 +60,9 @@ impl Process {
         };
         let name = field("run_id")?.get(..NAME_LEN)?.to_owned();
         // The history that a replica had in common with its master.
-        let was_replica = field("master_replid2")?.bytes().any(|digit| digit != b'0');
-        let goes_on = !was_replica && field("aof_enabled")? == "1";
+        let common = field("master_replid2");
+        let was_replica = common.is_none_or(|common| common.bytes().any(|digit| digit != b'0'));
+        let goes_on = !was_replica && field("aof_enabled") == Some("1");
         Some(Process { name, goes_on })
     }
 }
@@ -83,6 +82,7 @@ mod tests {
         assert_eq!(told("000000", "1"), process(true));
         assert_eq!(told("000700", "1"), process(false));
         assert_eq!(told("000000", "0"), process(false));
-        assert_eq!(Process::read("run_id:0123456789abcdef0123"), None);
+        assert_eq!(Process::read("run_id:0123456789abcdef0123"), process(false));
+        assert_eq!(Process::read("master_replid2:000000\r\naof_enabled:1\r\n"), None);
     }
 }
