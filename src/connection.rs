@@ -335,7 +335,7 @@ impl<T: Transport> Pump<T> {
             looks -= 1;
             self.mailbox.attend();
             let now = self.shared.clock.now();
-            self.brake.handle_timeout(now, &self.shared.pressure);
+            self.brake.handle_timeout(now);
             if let Some(event) = self.take_notices().or_else(|| self.act()) {
                 return Poll::Ready(event);
             }

@@ -54,10 +54,11 @@ impl Bucket {
         self.level = (self.level - i128::from(amount) * MILLION).max(-full);
     }
 
-    /// Takes `amount` of what there is or will be.
+    /// Takes `amount` of what there is or will be within a second, however much more it is.
     pub fn charge(&mut self, now: Time, amount: u64) {
         self.fill(now);
-        self.level = self.level.saturating_sub(i128::from(amount) * MILLION);
+        let owed = -i128::from(self.rate.per_s) * MILLION;
+        self.level = self.level.saturating_sub(i128::from(amount) * MILLION).max(owed);
     }
 
     /// How long there will be nothing; `None` if there is something.

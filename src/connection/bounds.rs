@@ -100,6 +100,8 @@ pub(super) fn reach(op: &Op, seats: usize) -> usize {
     let goes_to_one = match op {
         Op::Send(send) => send.to.is_some(),
         Op::Ephemeral { to, .. } => to.is_some(),
+        // Nothing that the client asked for.
+        Op::Snapshot { .. } => true,
         _ => false,
     };
     if goes_to_one { 1 } else { seats }

@@ -76,6 +76,7 @@ impl<T: Transport> Pump<T> {
                 self.session.notify(&ServerMessage::Quality(quality));
             }
         }
+        self.brake.handle_timeout(now);
         self.session.handle_timeout(now);
         None
     }

@@ -65,6 +65,7 @@ mod tests {
         assert!(!rates.may_come(Time::ZERO, 0, ONCE, 1));
         let later = Time::ZERO + Duration::from_secs(1);
         assert!(rates.may_come(later, 0, ONCE, 1));
+        let rates = Rates::new(Time::ZERO);
         assert!(rates.may_come(later, 1, ONCE, 3));
         assert!(!rates.may_come(later + Duration::from_secs(1), 1, ONCE, 1), "three are three");
     }

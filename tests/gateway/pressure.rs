@@ -17,10 +17,10 @@ async fn pressed() -> Served {
     let served = Served::with(|config| {
         config.capacity.wait = Some(Duration::from_nanos(1));
         config.heartbeat = Duration::from_millis(400);
-        config.pace.bytes = Some(Rate { per_s: 500_000, burst: 500_000 });
+        config.pace.bytes = Some(Rate { per_s: 2_000_000, burst: 2_000_000 });
     })
     .await;
-    let least = "handover_rates_granted 0.02\n";
+    let least = "handover_rates_granted 0.005\n";
     soon(async { while !served.metrics().await.contains(least) {} }).await;
     served
 }

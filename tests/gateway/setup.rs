@@ -14,7 +14,7 @@ use quinn::crypto::rustls::QuicClientConfig;
 use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
@@ -120,8 +120,15 @@ pub async fn dial_websocket(to: SocketAddr) -> WebSocketStream<TcpStream> {
 
 /// TLS on TCP, whatever the certificate.
 pub async fn over_tls(to: SocketAddr) -> TlsStream<TcpStream> {
+    over_tls_from(Ipv4Addr::LOCALHOST, to).await
+}
+
+/// The same, from this address.
+pub async fn over_tls_from(from: Ipv4Addr, to: SocketAddr) -> TlsStream<TcpStream> {
     let crypto = Arc::new(trusting(rustls::ALL_VERSIONS, b"http/1.1").unwrap());
-    let tcp = soon(TcpStream::connect(to)).await.unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((from, 0).into()).unwrap();
+    let tcp = soon(socket.connect(to)).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     soon(TlsConnector::from(crypto).connect(name, tcp)).await.unwrap()
 }

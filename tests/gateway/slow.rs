@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::raw::{HELLO, frame, hears, tcp, text, upgrade};
-use super::setup::{any_certificate, dial_webtransport, over_tls, soon};
+use super::setup::{any_certificate, dial_webtransport, over_tls, over_tls_from, soon};
 use super::siege::Besieged;
 
 /// Says the bytes one by one, and then nothing, until it is cut; what it was told meanwhile.
@@ -146,13 +146,8 @@ async fn more_handshakes_than_allowed_prove_their_address_and_are_turned_away_or
     }
     assert!(refused > 0, "40 handshakes in less than 19 seconds");
     // Those by TLS wait for their turn, and each gets it. QUIC has used up none of theirs.
-    let all = [
-        over_tls(served.secure()),
-        over_tls(served.secure()),
-        over_tls(served.secure()),
-        over_tls(served.secure()),
-    ];
-    let [first, second, third, fourth] = all;
+    let [first, second, third, fourth] =
+        [1, 2, 3, 4].map(|last| over_tls_from(Ipv4Addr::new(127, 0, 2, last), served.secure()));
     tokio::join!(first, second, third, fourth);
     served.is_well().await;
 }

@@ -105,6 +105,7 @@ struct Lobby {
     places: Arc<Semaphore>,
     most: usize,
     handshakes: Option<Mutex<Bucket>>,
+    callers: Callers,
     /// Who waits for a handshake waits in order.
     first: Semaphore,
     waiting: AtomicU64,
@@ -115,7 +116,7 @@ impl Lobby {
         let handshakes = limits.handshakes.map(|rate| Mutex::new(Bucket::new(rate, now)));
         let (places, most) = (semaphore(limits.ungreeted), limits.ungreeted);
         let (first, waiting) = (Semaphore::new(1), AtomicU64::new(0));
-        Lobby { places, most, handshakes, first, waiting }
+        Lobby { places, most, handshakes, callers: Callers::new(now), first, waiting }
     }
 
     fn is_crowded(&self) -> bool {
@@ -174,7 +175,6 @@ pub struct Gate {
     plain: Lobby,
     handshakes: Option<Rate>,
     pressure: Pressure,
-    callers: Callers,
     ungreeted_of: Addresses,
     connections_of: Addresses,
     origins: Box<OriginRule>,
@@ -194,7 +194,6 @@ impl Gate {
             plain: Lobby::new(&limits, now),
             handshakes: limits.handshakes,
             pressure: Pressure::default(),
-            callers: Callers::new(now),
             ungreeted_of: Addresses::new(limits.ungreeted_per_address),
             connections_of: Addresses::new(limits.connections_per_address),
             origins: Box::new(origins),
@@ -220,7 +219,7 @@ impl Gate {
         let granted = self.granted().filter(|granted| lobby.is_rushed(now, *granted));
         granted.is_none_or(|Rate { per_s, .. }| {
             let share = (per_s / ADDRESS_SHARE).max(1);
-            self.callers.may_come(now, address, Rate { per_s: share, burst: share })
+            lobby.callers.may_come(now, address, Rate { per_s: share, burst: share })
         })
     }
 

@@ -22,6 +22,9 @@ use crate::pressure::Pressure;
 /// somebody sends who says a thousand messages a second and is told as many.
 const TO_EACH: Rate = Rate { per_s: 4_000, burst: 1_000 };
 
+/// ... and never less than this: who is told much has much to acknowledge.
+const TO_EACH_LEAST: Rate = Rate { per_s: 400, burst: 200 };
+
 /// See the module.
 pub struct Socket {
     inner: Arc<dyn AsyncUdpSocket>,
@@ -53,7 +56,9 @@ impl Socket {
         if !self.pressure.is_on() {
             return;
         }
-        let (now, rate) = (self.clock.now(), self.pressure.of(TO_EACH));
+        let (now, Rate { per_s, burst }) = (self.clock.now(), self.pressure.of(TO_EACH));
+        let rate =
+            Rate { per_s: per_s.max(TO_EACH_LEAST.per_s), burst: burst.max(TO_EACH_LEAST.burst) };
         let mut dropped = 0;
         for (buf, meta) in bufs.iter_mut().zip(metas) {
             let may_come = |datagram: &[u8]| {
