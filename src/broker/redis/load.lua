@@ -17,7 +17,7 @@ if not epoch then
   redis.call('PEXPIRE', meta, ARGV[15])
   if ARGV[5] ~= '' and publish('d') > 1 then
     -- It was lost, and others have members of it.
-    redis.call('HSET', meta, 'calm', text(now + gather))
+    redis.call('HSET', meta, 'calm', text(now + heed))
   end
 end
 

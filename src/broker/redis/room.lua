@@ -15,11 +15,9 @@ local meta, members, past = KEYS[1], KEYS[2], KEYS[5]
 local log = { s = KEYS[3], b = KEYS[4] }
 local now = tonumber(ARGV[1])
 local process, forebears = ARGV[#ARGV - 1], ARGV[#ARGV]
--- When there may be a loss, those who know more of the room have this long to say so: longer than
--- some nodes take to find a new master after others, and shorter than changes wait. In microseconds.
-local heed = 1500000
--- After a loss, those who have members in the room have this long to come back.
-local gather = 800000
+-- After a loss, or when there may be one, those who know more of the room have this long to say
+-- so, and those who have members in it to come back; in microseconds.
+local heed = 800000
 local epoch = redis.call('HGET', meta, 'epoch')
 
 local function text(number)
@@ -68,7 +66,7 @@ local function begin_anew()
   epoch = ARGV[4]
   redis.call('DEL', log.s, log.b)
   redis.call('HSET', meta, 'epoch', epoch, 's', #order, 'b', 0, 's:bytes', 0, 'b:bytes', 0)
-  redis.call('HSET', meta, 'orphans', ends, 'calm', text(now + gather))
+  redis.call('HSET', meta, 'orphans', ends, 'calm', text(now + heed))
   redis.call('HDEL', meta, 'at', 'next', 'due', 'lost')
   publish('d')
 end
