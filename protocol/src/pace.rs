@@ -47,13 +47,6 @@ impl Bucket {
         Err(self.wait())
     }
 
-    /// Takes `amount` whether it is there or not. It is never overdrawn by more than a burst.
-    pub fn spend(&mut self, now: Time, amount: u64) {
-        self.fill(now);
-        let full = i128::from(self.rate.burst) * MILLION;
-        self.level = (self.level - i128::from(amount) * MILLION).max(-full);
-    }
-
     /// Takes `amount` of what there is or will be within a second, however much more it is.
     pub fn charge(&mut self, now: Time, amount: u64) {
         self.fill(now);
@@ -164,7 +157,7 @@ impl Pace {
     /// A message was answered with so many bytes that nobody but its sender has caused.
     pub fn handle_answer(&mut self, now: Time, bytes: usize) {
         if let Some(bucket) = &mut self.bytes {
-            bucket.spend(now, bytes as u64);
+            bucket.charge(now, bytes as u64);
         }
     }
 
@@ -204,8 +197,8 @@ mod tests {
         for _ in 0..1_000 {
             pace.handle_answer(at(0), 1_000);
         }
-        assert!(matches!(pace.handle_message(at(1_999), 1), Verdict::TooFast(_)));
-        assert_eq!(pace.handle_message(at(2_001), 1), Verdict::Go, "a burst is owed, not more");
+        assert!(matches!(pace.handle_message(at(999), 1), Verdict::TooFast(_)));
+        assert_eq!(pace.handle_message(at(1_001), 1), Verdict::Go, "no more than a second is owed");
     }
 
     #[test]

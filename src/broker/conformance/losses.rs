@@ -7,6 +7,7 @@ use handover_redis_servers::{Cluster, Server, ask, own_host, until};
 use super::server::{Redis, nodes};
 use super::sessions::resume;
 use super::*;
+use crate::broker::redis::RedisBroker;
 use crate::broker::{Heard, News};
 use crate::clock::Clock;
 
@@ -24,7 +25,11 @@ pub(super) fn server(node: &Node) -> &Server {
 
 /// Both nodes of a broker, and ann in the room; the second follows it.
 async fn followed(address: &str, replicas: u32) -> (Node, Node, News) {
-    let [here, there] = nodes(address, limits(GENEROUS), replicas).await;
+    following(nodes(address, limits(GENEROUS), replicas).await).await
+}
+
+/// The same with nodes of one's own.
+pub(super) async fn following([here, there]: [Arc<RedisBroker>; 2]) -> (Node, Node, News) {
     let node = |broker| Node { broker, _behind: None, room: room(), now: at(10) };
     let (here, there) = (node(here as Arc<dyn Broker>), node(there as Arc<dyn Broker>));
     here.broker.open(record("ann")).await.unwrap();

@@ -4,27 +4,28 @@ use std::future::poll_fn;
 
 use handover_redis_servers::{Server, Way, own_host};
 
-use super::losses::{hear_of, send_on};
+use super::losses::{following, hear_of, send_on};
 use super::server::nodes;
 use super::*;
 use crate::broker::Heard;
+use crate::broker::redis::RedisBroker;
 use crate::clock::Clock;
 
-#[tokio::test]
-async fn a_subscription_that_is_silent_is_replaced() {
+/// A node on the same Redis as another, behind a way to it that can be cut.
+async fn behind_a_way() -> (Server, Way, [Arc<RedisBroker>; 2]) {
     let host = own_host();
     let server = Server::on_port(host, 7000, &[]);
     server.line().await;
     let way = Way::open(host, 7001, 7000).await;
     let [here] = nodes(&server.address, limits(GENEROUS), 0).await;
     let [there] = nodes(&format!("redis://{host}:7001"), limits(GENEROUS), 0).await;
-    let node = |broker| Node { broker, _behind: None, room: room(), now: at(10) };
-    let (here, there) = (node(here as Arc<dyn Broker>), node(there as Arc<dyn Broker>));
-    here.broker.open(record("ann")).await.unwrap();
-    here.load("first").await;
-    here.join(author("ann")).await.unwrap();
-    let mut news = there.broker.follow(&room()).await.unwrap().unwrap();
-    there.load("second").await;
+    (server, way, [here, there])
+}
+
+#[tokio::test]
+async fn a_subscription_that_is_silent_is_replaced() {
+    let (_server, way, both) = behind_a_way().await;
+    let (here, there, mut news) = following(both).await;
     way.hush();
     let clock = Clock::start();
     send_on(&here, 1).await;
@@ -38,19 +39,8 @@ async fn a_subscription_that_is_silent_is_replaced() {
 
 #[tokio::test]
 async fn a_message_that_is_lost_is_noticed_by_the_next() {
-    let host = own_host();
-    let server = Server::on_port(host, 7000, &[]);
-    server.line().await;
-    let way = Way::open(host, 7001, 7000).await;
-    let [here] = nodes(&server.address, limits(GENEROUS), 0).await;
-    let [there] = nodes(&format!("redis://{host}:7001"), limits(GENEROUS), 0).await;
-    let node = |broker| Node { broker, _behind: None, room: room(), now: at(10) };
-    let (here, there) = (node(here as Arc<dyn Broker>), node(there as Arc<dyn Broker>));
-    here.broker.open(record("ann")).await.unwrap();
-    here.load("first").await;
-    here.join(author("ann")).await.unwrap();
-    let mut news = there.broker.follow(&room()).await.unwrap().unwrap();
-    there.load("second").await;
+    let (_server, way, both) = behind_a_way().await;
+    let (here, there, mut news) = following(both).await;
     way.lose("lost on the way");
     let before = way.subscriptions();
     let is_replaced = || way.subscriptions() > before;
