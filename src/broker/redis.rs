@@ -221,7 +221,8 @@ impl RedisBroker {
         Ok((broker, keeper.run(stopping)))
     }
 
-    /// Whether Redis answers, now and from now on: all of it, if it is a cluster.
+    /// Whether Redis answers and takes what is new, now and from now on: all of it, if it is a
+    /// cluster.
     pub fn up(&self) -> watch::Receiver<bool> {
         self.board.up.subscribe()
     }

@@ -2,13 +2,14 @@
 
 use std::future::poll_fn;
 
+use handover_protocol::wire::ErrorCode;
 use handover_redis_servers::{Cluster, Server, ask, own_host, until};
 
 use super::server::{Redis, nodes};
 use super::sessions::resume;
 use super::*;
 use crate::broker::redis::RedisBroker;
-use crate::broker::{Heard, News};
+use crate::broker::{Heard, News, Retired};
 use crate::clock::Clock;
 
 const KEYS: [&str; 5] = ["meta", "members", "s", "b", "past"];
@@ -205,8 +206,8 @@ async fn a_redis_that_is_gone_refuses_and_comes_back() {
     here.up().wait_for(|up| *up).await.unwrap();
 }
 
-#[tokio::test]
-async fn what_counts_is_on_replicas() {
+/// A master and a replica of it that has caught up.
+async fn with_replica() -> (Server, Server) {
     let host = own_host();
     let master = Server::on_port(host, 7000, &[]);
     let mut line = master.line().await;
@@ -214,6 +215,12 @@ async fn what_counts_is_on_replicas() {
     let settings = ["--replicaof", &of, "--repl-diskless-sync-delay", "0"];
     let replica = Server::on_port(host, 7001, &settings);
     until(&mut line, "INFO replication", &["state=online"]).await;
+    (master, replica)
+}
+
+#[tokio::test]
+async fn what_counts_is_on_replicas() {
+    let (master, replica) = with_replica().await;
     let (here, there, mut news) = followed(&master.address, 1).await;
     send_on(&here, 1).await;
     hear_of(&there, &mut news, 1).await;
@@ -322,15 +329,68 @@ async fn over_tls_as_a_user_of_its_own() {
     hear_of(&there, &mut news, 1).await;
 }
 
-#[tokio::test]
-async fn a_full_redis_refuses_and_comes_back() {
-    let (here, _) = Nodes::joined::<Redis>(limits(GENEROUS), &["ann"]).await;
-    let mut line = server(&here).line().await;
+/// What a Redis that is full takes, and what it does not.
+async fn full(master: &Server, address: &str, replicas: u32) {
+    let [here] = nodes(address, limits(GENEROUS), replicas).await;
+    let mut up = here.up();
+    let here = Node { broker: here, _behind: None, room: room(), now: at(10) };
+    let (ann, bob) = (author("ann"), author("bob"));
+    for name in ["ann", "bob", "cid"] {
+        here.broker.open(record(name)).await.unwrap();
+    }
+    here.load("first").await;
+    here.join(ann).await.unwrap();
+    here.join(bob).await.unwrap();
+    for seq in 1..=3 {
+        here.append(ann, LogLane::Bulk, seq).await;
+    }
+    let mut line = master.line().await;
+    // It was started again: that is found out first.
+    ask(&mut line, &format!("HSET {} at another", key("meta"))).await;
     ask(&mut line, "CONFIG SET maxmemory 1").await;
-    let op = RoomOp { author: author("ann"), change: here.message(LogLane::Bulk, 1, "1") };
-    assert!(here.broker.apply(here.now, &here.room, None, vec![op]).await.is_err());
+    up.wait_for(|up| !up).await.unwrap();
+    let ask_of = async |node: &Node, author, change| {
+        let op = RoomOp { author, change };
+        let asked = node.broker.apply(node.now, &node.room, None, vec![op]).await;
+        asked.map(|done| done.expect("any life will do").remove(0))
+    };
+    let later = here.later(200);
+    assert!(here.broker.beat().await.is_ok(), "nobody is taken for dead for it");
+    later.broker.trim(later.now, &room(), None).await.unwrap().expect("a room");
+    // It is found out what was lost, if anything.
+    let later = later.later(3);
+    later.broker.trim(later.now, &room(), None).await.unwrap().expect("a room");
+    assert_eq!(ask(&mut line, &format!("LLEN {}", key("b"))).await, ::redis::Value::Int(0));
+    for change in [here.message(LogLane::Bulk, 4, "1"), Change::Update(json("{}"))] {
+        assert!(ask_of(&later, ann, change.clone()).await.is_err(), "{change:?}");
+    }
+    let joined = ask_of(&later, author("cid"), joining()).await;
+    assert!(matches!(&joined, Ok(Err(refusal)) if refusal.code == ErrorCode::Unavailable));
+    assert!(here.broker.open(record("dan")).await.is_err());
+    assert!(matches!(later.ask(bob, Change::MarkAway(true)).await, Ok(Done::Marked(Some(_)))));
+    assert!(later.leave(bob).await.is_some());
+    assert_eq!(here.broker.retire(ann).await.unwrap(), Retired::From(vec![room()]));
+    assert!(later.leave(ann).await.is_some());
+    here.broker.end(ann.session).await.unwrap();
+    let gone = later.later(100);
+    assert!(gone.remove().await);
     ask(&mut line, "CONFIG SET maxmemory 0").await;
-    assert!(matches!(send_on(&here, 1).await, Sent::Appended(entry) if entry.offset == 1));
+    up.wait_for(|up| *up).await.unwrap();
+    later.load("second").await;
+    later.join(author("cid")).await.unwrap();
+    assert_eq!(later.append(author("cid"), LogLane::Bulk, 1).await.offset, 1);
+}
+
+#[tokio::test]
+async fn a_full_redis_makes_room_and_takes_nothing_new() {
+    let server = Server::on_socket();
+    full(&server, &server.address, 0).await;
+}
+
+#[tokio::test]
+async fn a_full_redis_makes_room_with_a_replica_waited_for() {
+    let (master, _replica) = with_replica().await;
+    full(&master, &master.address, 1).await;
 }
 
 #[tokio::test]

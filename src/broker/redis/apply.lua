@@ -105,7 +105,6 @@ local change = {}
 
 -- The entry, if it was no member; or a refusal.
 local function enter(peer, event, cost, user, metadata)
-  redis.call('HDEL', past, 'x:' .. peer)
   if redis.call('HEXISTS', members, peer) == 1 then
     return nil
   end
@@ -114,6 +113,7 @@ local function enter(peer, event, cost, user, metadata)
   end
   local line, offset = append('s', peer, event, cost)
   redis.call('HSET', members, peer, offset .. ' 0 ' .. user .. '\n' .. metadata)
+  redis.call('HDEL', past, 'x:' .. peer)
   at_home(peer)
   look_after()
   return line
@@ -329,6 +329,7 @@ end
 
 local function apply(kind, peer, generation, ...)
   if kind == 'O' then
+    insist()
     return epoch and change.O(peer, ...) or refuse('not_a_member')
   end
   local newest = redis.call('HGET', past, 'g:' .. peer) or '1'
@@ -337,6 +338,9 @@ local function apply(kind, peer, generation, ...)
   end
   if not epoch then
     return refuse('not_a_member')
+  end
+  if kind == 'L' or (kind == 'A' and select(3, ...) == '1') then
+    insist()
   end
   if generation ~= newest then
     redis.call('HSET', past, 'g:' .. peer, generation)
@@ -369,4 +373,5 @@ for i = 26, #ARGV - 2, 8 do
   answers[#answers + 1] = apply(unpack(ARGV, i, i + 7))
 end
 answers[#answers + 1] = { epoch or '', last('s'), last('b') }
+be_held()
 return answers

@@ -10,11 +10,12 @@ local function text(number)
   return string.format('%.0f', number)
 end
 local before = redis.call('ZSCORE', KEYS[1], ARGV[1])
-redis.call('ZADD', KEYS[1], text(now), ARGV[1])
 -- By a clock that was set back, the dead may have been heard in what is the future.
 local silent, ahead = text(now - ARGV[2]), text(now + ARGV[2])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. silent)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '(' .. ahead, '+inf')
+-- Behind those, a Redis that is full writes it, too.
+redis.call('ZADD', KEYS[1], text(now), ARGV[1])
 local living = redis.call('ZRANGE', KEYS[1], 0, -1)
 if redis.call('HGET', KEYS[2], ARGV[1]) ~= ARGV[3] then
   redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -112,6 +112,8 @@ impl Lines {
 pub(super) struct Shard {
     pub(super) place: Place,
     lines: watch::Sender<Option<Arc<Lines>>>,
+    /// It takes nothing new.
+    is_full: AtomicBool,
     /// See [`Shift`]; known while there are lines.
     shift: AtomicI64,
     /// The number of the newest [`Lines`] that failed.
@@ -124,11 +126,28 @@ impl Shard {
     pub(super) fn new(place: Place) -> (Arc<Shard>, mpsc::Receiver<Follow>) {
         let (follow, asked) = mpsc::channel(ASKED_MAX);
         let (lines, shift) = (watch::Sender::new(None), AtomicI64::new(0));
-        (Arc::new(Shard { place, lines, shift, failed: watch::Sender::new(0), follow }), asked)
+        let (is_full, failed) = (AtomicBool::new(false), watch::Sender::new(0));
+        (Arc::new(Shard { place, lines, is_full, shift, failed, follow }), asked)
     }
 
     pub(super) fn is_up(&self) -> bool {
         self.lines.borrow().is_some()
+    }
+
+    /// Whether it answers, and takes what is new.
+    fn is_sound(&self) -> bool {
+        self.is_up() && !self.is_full.load(Ordering::Acquire)
+    }
+
+    /// It is full, or is not: says whether that is news.
+    pub(super) fn is_news_of_room(&self, is_full: bool) -> bool {
+        let is_news = self.is_full.swap(is_full, Ordering::AcqRel) != is_full;
+        if is_news && is_full {
+            tracing::warn!(place = %self.place, "redis is full: it takes nothing new");
+        } else if is_news {
+            tracing::info!(place = %self.place, "redis has room again");
+        }
+        is_news
     }
 
     pub(super) fn opened(&self, lines: Lines, shift: Shift) {
@@ -236,9 +255,9 @@ impl Map {
         self.ranges.iter().filter_map(|(_, shard)| shard.as_ref())
     }
 
-    fn is_whole_and_up(&self) -> bool {
+    fn is_whole_and_sound(&self) -> bool {
         let whole = self.ranges.last().is_some_and(|(last, _)| *last >= SLOTS - 1);
-        whole && self.ranges.iter().all(|(_, shard)| shard.as_ref().is_some_and(|s| s.is_up()))
+        whole && self.ranges.iter().all(|(_, shard)| shard.as_ref().is_some_and(|s| s.is_sound()))
     }
 
     /// The same slots at the same places?
@@ -254,7 +273,7 @@ impl Map {
 /// What is known of the Redis or the cluster, and the way to it.
 pub(super) struct Board {
     pub(super) map: watch::Sender<Arc<Map>>,
-    /// Whether all of it answers.
+    /// Whether all of it answers, and takes what is new.
     pub(super) up: watch::Sender<bool>,
     /// The map may be of yesterday.
     pub(super) outdated: Notify,
@@ -288,7 +307,7 @@ impl Board {
         let masters = map.shards().filter_map(|shard| shard.process());
         let masters: BTreeSet<String> = masters.map(|process| process.name.clone()).collect();
         self.masters.send_replace(Vec::from_iter(masters).join(" ").into());
-        let up = map.is_whole_and_up();
+        let up = map.is_whole_and_sound();
         self.up.send_if_modified(|was| std::mem::replace(was, up) != up);
     }
 

@@ -318,22 +318,25 @@ impl Subscription {
         standing: &Standing,
     ) -> impl Future<Output = Result<(), Unavailable>> + Send + 'static {
         let mut pipe = redis::pipe();
-        let key = &standing.beat;
-        pipe.cmd("SET").arg(key).arg("").arg("PX").arg(BEAT_KEPT_MS).ignore();
         let publish = if self.sharded { "SPUBLISH" } else { "PUBLISH" };
-        pipe.cmd(publish).arg(key).arg("").ignore();
+        pipe.cmd("EVAL").arg(include_str!("pulse.lua")).arg(1).arg(&standing.beat);
+        pipe.arg(BEAT_KEPT_MS).arg(publish);
         pipe.cmd("TIME");
         let wanted = self.board.replicas;
         if wanted > 0 {
             pipe.cmd("WAIT").arg(wanted).arg(BEAT_WAIT_MS);
         }
         let (mut line, clock, shard) = (standing.line.clone(), self.clock, self.shard.clone());
+        let board = self.board.clone();
         async move {
             let (pipe, asked): (Pipeline, Time) = (pipe, clock.now());
             let answer = tokio::time::timeout(BEAT_PATIENCE, pipe.query_async(&mut line));
             let late = |_| Unavailable("no answer to a beat".to_owned());
             let answers: Vec<Value> = answer.await.map_err(late)?.map_err(failed)?;
             let mut answers = answers.into_iter();
+            if shard.is_news_of_room(answers.next() == Some(Value::Int(1))) {
+                board.settle();
+            }
             let there = answers.next().ok_or_else(|| garbled("no time"))?;
             if clock.now().since(asked) < CLOCK_ASKED_MAX {
                 shard.adjust(Shift::between(asked, there)?);

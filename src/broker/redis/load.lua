@@ -27,4 +27,5 @@ local function behind(lane, after)
   return redis.call('LRANGE', log[lane], text(from), -1)
 end
 
+be_held()
 return { epoch, last('s'), last('b'), behind('s', ARGV[13]), behind('b', ARGV[14]) }

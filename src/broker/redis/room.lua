@@ -32,6 +32,21 @@ local function publish(payload)
   return redis.call(ARGV[3], ARGV[2], payload)
 end
 
+-- What comes behind this in the same script is written by a Redis that is full, too: it refuses
+-- what adds something as the first write alone. For what makes room, or has to be.
+local function insist()
+  redis.call('HDEL', meta, '')
+end
+
+-- WAIT is about what its connection wrote: without this, what is only read or said again would not
+-- wait. Last, and adding nothing: a Redis that is full refuses what it would have refused.
+local function be_held()
+  if epoch and ARGV[10] == '1' then
+    local left = redis.call('PTTL', meta)
+    redis.call('PEXPIRE', meta, left < 0 and 86400000 or math.max(left, 1))
+  end
+end
+
 -- Whether the log is not the one that the asking node has seen.
 local function strayed(lane, offset, mark)
   local behind = tonumber(last(lane)) - tonumber(offset)
@@ -50,6 +65,7 @@ end
 -- order in which they came. Who of them had left, in what was lost, is found out: no node says in
 -- time that it has him.
 local function begin_anew()
+  insist()
   local everybody, order = redis.call('HGETALL', members), {}
   for i = 1, #everybody, 2 do
     local since, rest = everybody[i + 1]:match('^(%d+)(.*)$')
@@ -86,6 +102,9 @@ local is_unsure = false
 local function recognise()
   local at, next, due, lost = unpack(redis.call('HMGET', meta, 'at', 'next', 'due', 'lost'))
   local before = next or at
+  if before ~= process or next then
+    insist()
+  end
   if not before then
     redis.call('HSET', meta, 'at', process)
   elseif before ~= process then
@@ -113,8 +132,4 @@ if epoch and epoch == ARGV[5] then
 end
 if epoch and process ~= '' then
   recognise()
-end
-if epoch and ARGV[10] == '1' then
-  -- WAIT is about what its connection wrote: without this, a repetition would not wait.
-  redis.call('HSET', meta, 'epoch', epoch)
 end

@@ -22,7 +22,10 @@ if what == 'retire' and not is_there then
 end
 if what == 'open' or (what == 'revive' and not is_there) then
   local fields = { 'generation', ARGV[2], 'admission', ARGV[4], 'peer', ARGV[5], 'secret', ARGV[6] }
-  redis.call('DEL', unpack(KEYS))
+  -- Only where there is something: behind it a Redis that is full would take what is new.
+  if redis.call('EXISTS', unpack(KEYS)) > 0 then
+    redis.call('DEL', unpack(KEYS))
+  end
   redis.call('HSET', KEYS[1], unpack(fields))
 elseif what == 'revive' then
   -- Lost and revived by a node that did not know of the newest resume.
@@ -43,6 +46,8 @@ if what == 'resume' then
 elseif what == 'readmit' then
   redis.call('HSET', KEYS[1], 'admission', ARGV[4])
 elseif what == 'retire' then
+  -- Also if Redis is full: behind what adds nothing a script may write.
+  redis.call('HDEL', KEYS[1], '')
   redis.call('HSET', KEYS[1], 'retired', '1')
 elseif what == 'revive' then
   for i = 7, #ARGV do
