@@ -24,7 +24,7 @@ use handover_protocol::session::grant::{Admission, Grant, LAPSED, OTHER_USER, Pa
 use handover_protocol::session::server::{Opened, OpenedRoom};
 use handover_protocol::wire::message::{Hello, LeaveReason, Resume};
 use handover_protocol::wire::{ErrorCode, LogLane, PerLane, RoomName, SessionId};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -55,6 +55,8 @@ pub struct Shared {
     sessions: Mutex<Sessions>,
     /// The agenda of sessions without a connection has changed.
     agenda_changed: Notify,
+    /// For rooms to be left behind at a time.
+    left_behind: Semaphore,
 }
 
 #[derive(Debug)]
@@ -136,6 +138,7 @@ impl Router {
                 leaving: Leaving::Not,
             }),
             agenda_changed: Notify::new(),
+            left_behind: Semaphore::new(upkeep::UNDER_WAY_MAX),
         });
         let router = Router(shared);
         router.look_after("presence", Router::watch_presence);
@@ -391,10 +394,9 @@ impl Router {
                 sessions.here.get(&session),
                 Some(Whereabouts::Connected(newest)) if Arc::ptr_eq(newest, seat)
             );
-            if is_newest && seat.is_replaced() {
-                // It lives on, on another node.
-                self.0.forget(&mut sessions, seat.author, |_| true);
-            } else if is_newest {
+            // Also one that was replaced by another node's: what has replaced it may not have got as
+            // far as all of its rooms, and who has them ends then.
+            if is_newest {
                 let kept = seat.kept.clone();
                 sessions.here.insert(session, Whereabouts::Lost(seat.author, names, kept));
                 sessions.presence.handle_lost(self.0.clock.now(), session);
@@ -423,8 +425,8 @@ impl Router {
             Retired::Not => {
                 // A newer connection has taken the session over, or ended it. If that was before
                 // this one was seated here, nobody else will clear its seat away.
-                let mut sessions = self.0.sessions();
-                self.0.forget(&mut sessions, author, |seated| seated == author.generation);
+                self.0.forget(&mut self.0.sessions(), author, |at| at == author.generation);
+                self.leave_behind(author, rooms.into_iter().collect(), reason);
                 return Ok(Vec::new());
             }
         };

@@ -1,7 +1,6 @@
 //! A session's connection on this node, as rooms know it.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use handover_protocol::session::grant::Admission;
@@ -21,8 +20,6 @@ pub struct Seat {
     pub mailbox: Arc<Mailbox>,
     /// What its session's record says, where a store that nodes share may lose it.
     pub kept: Option<Arc<Kept>>,
-    /// A newer connection speaks for the session, on another node.
-    replaced: AtomicBool,
 }
 
 /// See [`Seat::kept`].
@@ -74,7 +71,7 @@ impl Seat {
         mailbox: Arc<Mailbox>,
         kept: Option<Arc<Kept>>,
     ) -> Self {
-        Seat { author, user, mailbox, kept, replaced: AtomicBool::new(false) }
+        Seat { author, user, mailbox, kept }
     }
 
     /// The session is in this room.
@@ -93,12 +90,6 @@ impl Seat {
 
     /// A newer connection speaks for the session, on another node.
     pub fn replace(&self) {
-        self.replaced.store(true, Ordering::Release);
         self.mailbox.notify(Notice::Replaced);
-    }
-
-    /// Whether [`Seat::replace`] was called.
-    pub fn is_replaced(&self) -> bool {
-        self.replaced.load(Ordering::Acquire)
     }
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::stream::{self, FuturesUnordered};
+use futures_util::{FutureExt, StreamExt};
 use handover_protocol::room::presence::Due;
 use handover_protocol::wire::message::LeaveReason;
 use handover_protocol::wire::{LogLane, RoomName};
@@ -22,7 +22,10 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 const BEAT_PATIENCE: Duration = Duration::from_millis(700);
 const BEAT_AGAIN: Duration = Duration::from_millis(100);
 /// Sessions whose absence is seen to at once.
-const UNDER_WAY_MAX: usize = 256;
+pub(super) const UNDER_WAY_MAX: usize = 256;
+/// A resume that has raised its session's generation has got to all rooms by then, or has failed:
+/// that takes two answers of the store, of two seconds each at the most, and a pause.
+const RESUMED_IN: Duration = Duration::from_secs(7);
 
 impl Router {
     /// Asks a room for something, more than once if it cannot be had at once.
@@ -79,6 +82,35 @@ impl Router {
                     tracing::debug!(%room, %error, "not left yet");
                 }
             }
+        });
+    }
+
+    /// Leaves rooms that a newer connection of the session has not got to, and will not: a resume
+    /// that was cut short leaves nobody who speaks for it there. A room that one has got to refuses
+    /// whatever is asked on behalf of an older one.
+    pub(super) fn leave_behind(&self, author: Author, rooms: Vec<RoomName>, reason: LeaveReason) {
+        // Where rooms and sessions are one, a resume is not cut short.
+        if rooms.is_empty() || self.0.broker.at_hand().is_some() {
+            return;
+        }
+        let router = self.clone();
+        let leaving = async move {
+            tokio::time::sleep(RESUMED_IN).await;
+            for room in rooms {
+                let remove = |done| Command::Remove(author, reason, Some(done));
+                // For as long as it takes: nobody else will.
+                while let Ok(_turn) = router.0.left_behind.acquire().await
+                    && let Err(error) = router.ask_until_done(&room, remove).await
+                {
+                    tracing::debug!(%room, %error, "not left behind yet");
+                }
+            }
+        };
+        let (metrics, stopping) = (self.0.metrics.clone(), self.0.stopping.clone());
+        self.0.tasks.spawn(async move {
+            // Members of a node that has gone are found by the others.
+            let leaving = stopping.run_until_cancelled(leaving).map(drop);
+            guarded(&metrics, "rooms left behind", leaving).await
         });
     }
 

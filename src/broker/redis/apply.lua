@@ -342,11 +342,13 @@ local function apply(kind, peer, generation, ...)
   if kind == 'L' or (kind == 'A' and select(3, ...) == '1') then
     insist()
   end
-  if generation ~= newest then
+  local is_member = redis.call('HEXISTS', members, peer) == 1
+  -- Who leaves late may have ended: then nobody would forget it.
+  if generation ~= newest and (is_member or kind ~= 'L') then
     redis.call('HSET', past, 'g:' .. peer, generation)
   end
   local is_for_members = kind ~= 'J' and kind ~= 'K' and kind ~= 'L'
-  if is_for_members and redis.call('HEXISTS', members, peer) == 0 then
+  if is_for_members and not is_member then
     if kind == 'A' then
       return { 'N', epoch, last('s'), last('b') }
     end

@@ -1,5 +1,9 @@
 //! Sessions that go from node to node, and what one node knows better than another.
 
+use handover_protocol::pace::{Pace, PaceLimits};
+use handover_protocol::room::entry::Event;
+use handover_redis_servers::{Server, ask};
+
 use super::*;
 use crate::broker::redis::{Options, RedisBroker};
 
@@ -88,22 +92,92 @@ async fn who_refreshes_where_it_is_no_more_is_told_so() {
     assert!(matches!(soon(told(&seat)).await, Notice::Replaced));
 }
 
-#[tokio::test]
-async fn who_has_left_without_hearing_of_it_is_sent_to_come_back() {
-    let server = handover_redis_servers::Server::on_socket();
-    let stopping = CancellationToken::new();
-    let open = || {
+/// Two nodes on a Redis.
+async fn on_redis(server: &Server) -> [RedisBroker; 2] {
+    let nodes = [(); 2].map(|()| {
         let options = Options { limits: limits(), resume_window: WINDOW, replicas: 0 };
-        let (clock, stopping) = (Clock::start(), stopping.clone());
+        let (clock, stopping) = (Clock::start(), CancellationToken::new());
         let opened = RedisBroker::open(&server.address, options, clock, stopping);
         let (broker, keeping) = opened.unwrap();
         tokio::spawn(keeping);
         broker
-    };
-    let (here, there) = (open(), open());
-    for node in [&here, &there] {
+    });
+    for node in &nodes {
         node.up().wait_for(|up| *up).await.unwrap();
     }
+    nodes
+}
+
+#[tokio::test]
+async fn who_resumes_no_further_than_its_record_is_no_member_for_ever() {
+    let server = Server::on_socket();
+    let [here, there] = on_redis(&server).await;
+    let router = start_with(Arc::new(here), limits(), Duration::from_millis(50));
+    let (ann, bob) = (Member::join(&router).await, Member::join(&router).await);
+    let (cid, dan) = (Member::join(&router).await, Member::join(&router).await);
+    // As if their resumes had been cut short: no room was told.
+    let mut line = server.line().await;
+    for cut in [&ann, &bob] {
+        let record = format!("handover:{{s:{}}}:record", cut.seat.author.session);
+        ask(&mut line, &format!("HSET {record} generation 2")).await;
+    }
+    // He got through, and his old connection is gone without a word.
+    let (session, secret) = (cid.seat.author.session, SecretHash::of(&cid.secret));
+    let resumed = there.resume(session, secret, None, 0).await.unwrap();
+    // Some other room was told of bob.
+    bob.seat.replace();
+    for away in [&ann, &bob, &cid] {
+        router.lost(&away.seat, vec![(away.room.clone(), away.handle.clone())]).await;
+    }
+    let shown = async || {
+        dan.ask(Op::Members { id: 2 });
+        let members = loop {
+            if let Outcome::Members { snapshot, .. } = dan.outcome().await {
+                break snapshot.members;
+            }
+        };
+        Vec::from_iter(members.into_iter().map(|member| member.peer))
+    };
+    let stay = [cid.seat.author.peer, dan.seat.author.peer];
+    soon(async {
+        while shown().await != stay {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    // Neither later nor twice: the older connection is refused, and who is out stays out.
+    for author in [ann.seat.author, bob.seat.author, cid.seat.author] {
+        let remove = |done| Command::Remove(author, LeaveReason::Expired, Some(done));
+        router.ask_until_done(&dan.room, remove).await.unwrap();
+    }
+    assert_eq!(shown().await, stay);
+    let state = there.read(&dan.room, PerLane::default()).await.unwrap().unwrap();
+    let left = state.entries.signal.iter().filter(|e| matches!(e.event, Event::Left { .. }));
+    assert_eq!(left.count(), 2);
+    let author = Author { generation: resumed.generation, ..cid.seat.author };
+    assert!(matches!(there.retire(author).await, Ok(Retired::From(_))), "the session lives on");
+}
+
+#[tokio::test]
+async fn who_is_replaced_on_another_node_is_known_here_for_a_while() {
+    let [here, there] = two_routers();
+    let open = here.open(hello(None), Some(Admission::anonymous()), mailbox());
+    let (seat, opened, _) = open.await.unwrap();
+    let fresh = || Arc::new(Mutex::new(Pace::new(&PaceLimits::default(), Time::ZERO)));
+    let session = seat.author.session;
+    let pace = here.pace(session, fresh());
+    seat.replace();
+    here.lost(&seat, Vec::new()).await;
+    assert!(here.0.sessions().presence.poll_timeout().is_some(), "it is seen to");
+    // A new connection is no new pace.
+    there.open(resuming(opened), None, mailbox()).await.unwrap();
+    assert!(Arc::ptr_eq(&pace, &here.pace(session, fresh())));
+}
+
+#[tokio::test]
+async fn who_has_left_without_hearing_of_it_is_sent_to_come_back() {
+    let server = Server::on_socket();
+    let [here, there] = on_redis(&server).await;
     let router = start_on(Arc::new(here), limits());
     let ann = Member::join(&router).await;
     let rooms = || ann.seat.kept.as_ref().unwrap().record(ann.seat.author).rooms;
