@@ -57,7 +57,7 @@ pub struct SessionRecord {
     pub admission: Admission,
     /// Of its secret, which is not kept.
     pub secret_hash: SecretHash,
-    /// Raised by each resume; older ones are fenced out.
+    /// Raised by each resume, never twice to the same; older ones are fenced out.
     pub generation: u64,
     /// The rooms it is a member of.
     pub rooms: Vec<RoomName>,

@@ -6,7 +6,7 @@ use handover_protocol::wire::ErrorCode;
 use handover_redis_servers::{Cluster, Server, ask, own_host, until};
 
 use super::server::{Redis, nodes};
-use super::sessions::resume;
+use super::sessions::{resume, resumed};
 use super::*;
 use crate::broker::redis::RedisBroker;
 use crate::broker::{Heard, News, Retired};
@@ -79,21 +79,29 @@ pub(super) async fn hear_of(node: &Node, news: &mut News, offset: u64) {
     }
 }
 
-async fn copy(server: &Server) -> Vec<Option<Vec<u8>>> {
+/// What is kept under some keys, each with its key.
+type Copies = Vec<(String, Option<Vec<u8>>)>;
+
+/// All there is of the room.
+async fn copy(server: &Server) -> Copies {
+    copy_of(server, KEYS.map(key)).await
+}
+
+async fn copy_of(server: &Server, keys: impl IntoIterator<Item = String>) -> Copies {
     let mut line = server.line().await;
     let mut copies = Vec::new();
-    for part in KEYS {
-        let dump = ::redis::cmd("DUMP").arg(key(part)).query_async(&mut line).await;
-        copies.push(dump.unwrap());
+    for key in keys {
+        let dump = ::redis::cmd("DUMP").arg(&key).query_async(&mut line).await;
+        copies.push((key, dump.unwrap()));
     }
     copies
 }
 
-async fn put_back(server: &Server, copies: Vec<Option<Vec<u8>>>) {
+async fn put_back(server: &Server, copies: Copies) {
     let mut line = server.line().await;
-    for (part, copy) in KEYS.into_iter().zip(copies) {
+    for (key, copy) in copies {
         let mut back = ::redis::cmd(if copy.is_some() { "RESTORE" } else { "DEL" });
-        back.arg(key(part));
+        back.arg(key);
         if let Some(copy) = copy {
             back.arg(0).arg(copy).arg("REPLACE");
         }
@@ -143,6 +151,25 @@ async fn a_log_that_went_on_differently_begins_a_new_epoch() {
 }
 
 #[tokio::test]
+async fn a_generation_that_is_lost_is_not_given_again() {
+    let (here, there) = Nodes::joined::<Redis>(limits(GENEROUS), &["ann"]).await;
+    let kept = format!("handover:{{s:{}}}:record", author("ann").session);
+    let earlier = copy_of(server(&here), [kept]).await;
+    let first = resumed(&here, "ann").await;
+    put_back(server(&here), earlier).await;
+    let second = resumed(&there, "ann").await;
+    // Whoever was the first to be resumed has heard nothing of the second.
+    assert!(is_fenced(here.ask(first, here.message(LogLane::Bulk, 1, "1")).await));
+    assert_eq!(here.broker.retire(first).await.unwrap(), Retired::Not);
+    assert_eq!(here.broker.keep(vec![first]).await.unwrap().len(), 1);
+    let known =
+        SessionRecord { generation: first.generation, rooms: vec![room()], ..record("ann") };
+    assert!(!here.broker.revive(known).await.unwrap());
+    assert_eq!(there.append(second, LogLane::Bulk, 1).await.offset, 1);
+    assert!(resumed(&here, "ann").await.generation > second.generation);
+}
+
+#[tokio::test]
 async fn one_call_for_any_number_of_changes() {
     let (here, _) = Nodes::joined::<Redis>(limits(GENEROUS), &["ann"]).await;
     let mut line = server(&here).line().await;
@@ -171,12 +198,11 @@ async fn scripts_for(line: &mut ::redis::aio::MultiplexedConnection, asked: impl
 async fn each_thing_costs_what_is_documented() {
     let (here, there) = Nodes::with::<Redis>(limits(GENEROUS), &["ann", "bob"]).await;
     let line = &mut server(&here).line().await;
-    let (ann, bob) = (author("ann"), author("bob"));
+    let ann = author("ann");
     // Once each, so that every script is known.
     here.join(ann).await.unwrap();
-    there.join(bob).await.unwrap();
-    resume(&there, "bob").await.unwrap();
-    let bob = Author { generation: 2, ..bob };
+    there.join(author("bob")).await.unwrap();
+    let bob = resumed(&there, "bob").await;
     there.leave(bob).await;
     assert_eq!(scripts_for(line, there.join(bob)).await, 2);
     assert_eq!(scripts_for(line, here.append(ann, LogLane::Bulk, 1)).await, 1);

@@ -3,9 +3,10 @@
 -- KEYS: 1 record, 2 its rooms, 3 every room that may remember it
 -- ARGV: 1 what, 2 generation, 3 ms it is kept, 4 to 6 what it is about; for revive its rooms
 --   from 7 on
--- Returns 1 if it was done (retire: the rooms), 0 if not, 2 if the session has been in too many
--- rooms, 3 if there is nothing to retire.
+-- Returns 1 if it was done (retire: the rooms; resume: the new generation), 0 if not, 2 if the
+-- session has been in too many rooms, 3 if there is nothing to retire.
 local what = ARGV[1]
+local done = 1
 local is_there = redis.call('EXISTS', KEYS[1]) == 1
 if what == 'end' then
   -- Whoever has not heard of it yet cannot record it again.
@@ -41,8 +42,12 @@ if what == 'resume' then
   if redis.call('HEXISTS', KEYS[1], 'retired') == 1 then
     return 0
   end
-  redis.call('HINCRBY', KEYS[1], 'generation', 1)
-  redis.call('HSET', KEYS[1], 'admission', ARGV[4])
+  -- By the clock, and not the next one: after a loss of what was raised, the same number would be
+  -- given to two connections, and neither could be fenced out. Stays below 2^53 for 200 years.
+  local time = redis.call('TIME')
+  local raised = math.max(ARGV[2] + 1, time[1] * 1000000 + time[2])
+  redis.call('HSET', KEYS[1], 'generation', string.format('%.0f', raised), 'admission', ARGV[4])
+  done = raised
 elseif what == 'readmit' then
   redis.call('HSET', KEYS[1], 'admission', ARGV[4])
 elseif what == 'retire' then
@@ -67,4 +72,4 @@ end
 for i = 1, 3 do
   redis.call('PEXPIRE', KEYS[i], ARGV[3])
 end
-return what == 'retire' and redis.call('SMEMBERS', KEYS[2]) or 1
+return what == 'retire' and redis.call('SMEMBERS', KEYS[2]) or done

@@ -102,12 +102,12 @@ impl RedisBroker {
             record.admission = succeeded.map_err(ResumeError::Refused)?;
             let text = admission_text(&record.admission)?;
             let about = [text.as_str()];
-            let raised = self.change_session("resume", session, record.generation, &about);
-            if raised.await? == 0 {
+            let raised = self.change_session("resume", session, record.generation, &about).await?;
+            if raised == 0 {
                 // Another resume was faster, or the session's end has begun: look again.
                 continue;
             }
-            record.generation += 1;
+            record.generation = raised;
             // From here on no older connection adds a room: those there are, are all.
             let Some(Kept { record: newest, .. }) = self.record(session).await? else {
                 return Err(ResumeError::Unknown);
