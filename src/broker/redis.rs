@@ -28,7 +28,8 @@
 //! not ask first, or not at all. So a room remembers which process it was with: in another one
 //! it waits for a second, in which all who follow it read what there is, and begins a new epoch,
 //! unless that process is the same one started again with its file, or the room has moved. With
-//! replicas waited for, nothing is answered or heard that fewer of them have.
+//! replicas waited for, nothing is answered or heard that fewer of them have. It waits then, too, for
+//! another one may have taken over, but goes on in its epoch unless a node knows more.
 
 mod address;
 mod board;

@@ -24,7 +24,12 @@ struct Three {
 
 impl Three {
     async fn on(address: &str) -> Three {
-        let brokers: [_; 3] = nodes(address, limits(GENEROUS), 0).await;
+        Three::waiting_for(0, address).await
+    }
+
+    /// The same, with replicas that are waited for.
+    async fn waiting_for(replicas: u32, address: &str) -> Three {
+        let brokers: [_; 3] = nodes(address, limits(GENEROUS), replicas).await;
         let node = |at: usize| {
             let broker: Arc<dyn Broker> = brokers[at].clone();
             Node { broker, _behind: None, room: room(), now: at_first() }
@@ -109,11 +114,47 @@ async fn nobody_has_to_know_what_a_replica_that_takes_over_has_missed() {
     places.push(appended(send_on(&three.here, 2).await));
     let state = three.read_here().await;
     assert_eq!((state.positions.epoch, state.positions.bulk), (first.epoch, 3));
+    is_each_used_once(&places);
+}
+
+/// No place is used twice.
+fn is_each_used_once(places: &[Arc<Entry>]) {
     let mut used: Vec<_> =
         places.iter().map(|entry| (entry.epoch.to_string(), entry.offset)).collect();
     used.sort();
     used.dedup();
-    assert_eq!(used.len(), places.len(), "no place is used twice: {used:?}");
+    assert_eq!(used.len(), places.len(), "{used:?}");
+}
+
+#[tokio::test]
+async fn who_knows_more_than_a_replica_that_was_not_waited_for_says_so() {
+    // The second one is never made the master: so it is the first that takes over, whatever it has.
+    let sentinels = Sentinels::with(&[&[], &["--replica-priority", "0"]]).await;
+    let mut three = Three::waiting_for(1, &sentinels.address()).await;
+    let mut places = vec![appended(send_on(&three.here, 1).await)];
+    let lags = &sentinels.replicas[0];
+    until(&mut lags.line().await, &format!("LLEN {}", key("b")), &["int(1)"]).await;
+    lags.signal("STOP");
+    // What comes now does not even wait for it in a buffer. The other one has it, and that is enough.
+    ask(&mut sentinels.master.line().await, "CLIENT KILL TYPE replica").await;
+    for seq in 2..=3 {
+        places.push(appended(send_on(&three.here, seq).await));
+    }
+    hear_of(&three.there, &mut three.heard_there, 3).await;
+    drop(sentinels.master);
+    lags.signal("CONT");
+    three.are_alone().await;
+    three.are_back().await;
+    // She asks first who has heard of none of it, and waits for those who have.
+    let objection = async {
+        until(&mut lags.line().await, &format!("HKEYS {}", key("meta")), &["next"]).await;
+        three.read_here().await
+    };
+    let (first, _) = tokio::join!(send_as(&three.late, author("bob"), 1), objection);
+    places.push(appended(first));
+    assert_ne!(places[3].epoch, epoch("first"));
+    places.push(appended(send_on(&three.there, 2).await));
+    is_each_used_once(&places);
 }
 
 #[tokio::test]

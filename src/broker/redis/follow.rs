@@ -176,11 +176,10 @@ impl Subscription {
         self.subscribe(&mut standing, wanted).await?;
         // It can be written to, and as many replicas as there have to be are there.
         self.beat(&standing).await?;
-        // Where replicas are waited for, no process can have less than was answered.
-        let process = match self.board.replicas {
-            0 => Process::ask(plain.clone()).await?,
-            _ => Process::default(),
-        };
+        let asked = Process::ask(plain.clone()).await?;
+        // Where replicas are waited for, those that were have everything. Of the others nobody can
+        // tell: it goes on with what it has, unless somebody knows more.
+        let process = Process { goes_on: asked.goes_on || self.board.replicas > 0, ..asked };
         self.shard.opened(Lines::new(number, plain, waiting, process), shift);
         Ok(standing)
     }

@@ -17,11 +17,11 @@ const NAME_LEN: usize = 16;
 /// A process that answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Process {
-    /// Its name, which it has chosen by chance at its start; nothing if it does not matter, or is
-    /// not to be had.
+    /// Its name, which it has chosen by chance at its start; nothing if it is not to be had.
     pub(super) name: String,
     /// It has never been a replica, and writes all that it does to a file before it answers: what
     /// it found at its start is all there was, unless the machine had stopped, or its disk was behind.
+    /// Or as many replicas have what is answered as have to.
     pub(super) goes_on: bool,
 }
 

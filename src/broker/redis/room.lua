@@ -6,7 +6,7 @@
 --   and the mark of the entry there ('' if only the offset), 8 and 9 of bulk,
 --   10 '1' if replicas are to be waited for, 11 microseconds that members have to be taken in
 --   by a node after their own has died, or after they may have been lost; and the last two: the
---   process that runs this ('' if that does not matter), and the processes after which it may go
+--   process that runs this ('' if that is not known), and the processes after which it may go
 --   on with what it has ('*' for any, or their names)
 --
 -- A line of a log is `offset at bytes epoch peer event`; its mark is `at peer`. Counts stay
@@ -97,7 +97,8 @@ local is_unsure = false
 
 -- Another process than the one that the room was with may have less of it than was answered. One
 -- that was started again with its file has everything, unless its machine had stopped: then some
--- node knows, and says so in time. Of any other nobody may know: the room begins anew once all have
+-- node knows, and says so in time. So it is where replicas are waited for: another one may have taken
+-- over than had what was answered. Of any other nobody may know: the room begins anew once all have
 -- read what there is.
 local function recognise()
   local at, next, due, lost = unpack(redis.call('HMGET', meta, 'at', 'next', 'due', 'lost'))

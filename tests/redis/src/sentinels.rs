@@ -18,6 +18,11 @@ pub struct Sentinels {
 impl Sentinels {
     /// With that many replicas.
     pub async fn start(replicas: u16) -> Sentinels {
+        Sentinels::with(&vec![&[][..]; usize::from(replicas)]).await
+    }
+
+    /// With replicas that have these settings of their own.
+    pub async fn with(replicas: &[&[&str]]) -> Sentinels {
         let host = own_host();
         let announced = host.to_string();
         let announced = ["--replica-announce-ip", announced.as_str()];
@@ -26,8 +31,10 @@ impl Sentinels {
         let of = format!("{host} 7000");
         let settings = ["--replicaof", &of, "--repl-diskless-sync-delay", "0"];
         let settings = [&settings[..], &announced].concat();
-        let replicas: Vec<Server> =
-            (1..=replicas).map(|at| Server::on_port(host, 7000 + at, &settings)).collect();
+        let replicas: Vec<Server> = (7001..)
+            .zip(replicas)
+            .map(|(port, own)| Server::on_port(host, port, &[&settings, *own].concat()))
+            .collect();
         for (at, replica) in replicas.iter().enumerate() {
             until(&mut replica.line().await, "INFO replication", &["master_link_status:up"]).await;
             let online = format!("port={},state=online", 7001 + at);
