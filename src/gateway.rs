@@ -31,7 +31,7 @@ use crate::http::{IdentityStatement, Site, Standing, Status};
 use crate::pressure::Pressure;
 use crate::router::Router;
 use crate::router::quota::Bounds;
-use crate::telemetry::{Metrics, guarded, restarted};
+use crate::telemetry::{Metrics, restarted};
 use crate::tls::{Identity, Tls};
 use crate::transport::accept::{
     Acceptor, Admitted, Attach, Gate, GateLimits, Refused, TcpTls, accept_quic, accept_tcp,
@@ -123,10 +123,12 @@ impl Gateway {
                     resume_window: config.resume_window,
                     replicas: config.broker_replicas,
                 };
-                let (broker, subscription) =
-                    RedisBroker::open(address.reveal(), options, clock, stopping.clone())
-                        .map_err(|error| StartError::Broker(error.to_string()))?;
-                spawn(&tasks, &metrics, "news of rooms", subscription);
+                let (broker, keeper) = RedisBroker::open(address.reveal(), options, clock)
+                    .map_err(|error| StartError::Broker(error.to_string()))?;
+                let stop = stopping.clone();
+                tasks.spawn(restarted(metrics.clone(), "news of rooms", move || {
+                    keeper.clone().run(stop.clone())
+                }));
                 let up = broker.up();
                 let (answers, at_odds) = (up.clone(), broker.at_odds());
                 let (counted, stop) = (metrics.clone(), stopping.clone());
@@ -377,19 +379,6 @@ struct Ready {
     /// Whether the broker answers, if it is one that may not.
     broker_up: Option<watch::Receiver<bool>>,
     is_broker_optional: bool,
-}
-
-/// A fault in `task` is seen and ends nothing else.
-fn spawn(
-    tasks: &TaskTracker,
-    metrics: &Arc<Metrics>,
-    what: &'static str,
-    task: impl Future<Output = ()> + Send + 'static,
-) {
-    let metrics = metrics.clone();
-    tasks.spawn(async move {
-        guarded(&metrics, what, task).await;
-    });
 }
 
 async fn watch_broker(

@@ -60,7 +60,6 @@ use handover_protocol::wire::{Epoch, ErrorCode, LogLane, PerLane, RoomName, Sess
 use redis::{FromRedisValue, Value};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{oneshot, watch};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     Author, Broker, Change, Done, News, ResumeError, Retired, RoomOp, RoomState, SecretHash,
@@ -72,7 +71,7 @@ use address::{Address, Way};
 use board::{Board, Held, Script};
 use census::{Census, terms};
 use change::{Recorded, Roster, done, housekeeping, op_args, stands};
-use find::Keeper;
+pub use find::Keeper;
 use follow::Follow;
 use keys::RoomKeys;
 use rooms::{Rooms, Seen};
@@ -179,14 +178,13 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl RedisBroker {
-    /// The broker, and what keeps its connections until it is told to stop. Nothing is
-    /// connected yet: without a Redis everything is refused until there is one.
+    /// The broker, and what keeps its connections, which has to be run. Nothing is connected
+    /// yet: without a Redis everything is refused until there is one.
     pub fn open(
         address: &str,
         options: Options,
         clock: Clock,
-        stopping: CancellationToken,
-    ) -> Result<(RedisBroker, impl Future<Output = ()> + Send + 'static), BadAddress> {
+    ) -> Result<(RedisBroker, Keeper), BadAddress> {
         let address = Address::parse(address)?;
         let random = SystemRandom::new();
         let node = token(&random).map_err(|_| BadAddress::new("no randomness to be had"))?;
@@ -219,7 +217,7 @@ impl RedisBroker {
             terms,
             at_odds,
         };
-        Ok((broker, keeper.run(stopping)))
+        Ok((broker, keeper))
     }
 
     /// Whether Redis answers and takes what is new, now and from now on: all of it, if it is a

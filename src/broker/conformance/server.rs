@@ -26,9 +26,8 @@ pub(super) async fn nodes_by<const N: usize>(
 ) -> [Arc<RedisBroker>; N] {
     let stopping = CancellationToken::new();
     let nodes = options.map(|options| {
-        let (broker, keeping) =
-            RedisBroker::open(address, options, Clock::start(), stopping.clone()).unwrap();
-        tokio::spawn(keeping);
+        let (broker, keeper) = RedisBroker::open(address, options, Clock::start()).unwrap();
+        tokio::spawn(keeper.run(stopping.clone()));
         Arc::new(broker)
     });
     for node in &nodes {

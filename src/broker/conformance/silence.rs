@@ -3,12 +3,14 @@
 use std::future::poll_fn;
 
 use handover_redis_servers::{Server, Way, own_host};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::losses::{following, hear_of, send_on};
 use super::server::nodes;
 use super::*;
 use crate::broker::Heard;
-use crate::broker::redis::RedisBroker;
+use crate::broker::redis::{Options, RedisBroker};
 use crate::clock::Clock;
 
 /// A node on the same Redis as another, behind a way to it that can be cut.
@@ -76,4 +78,36 @@ async fn a_message_that_is_lost_is_noticed_by_the_next() {
         told = heard().await;
     }
     assert!(told == Some(4) || is_replaced(), "{told:?}");
+}
+
+#[tokio::test]
+async fn what_keeps_the_connections_begins_again_after_a_fault() {
+    let server = Server::on_socket();
+    let options =
+        Options { limits: limits(GENEROUS), resume_window: Duration::from_secs(60), replicas: 0 };
+    let (there, keeper) = RedisBroker::open(&server.address, options, Clock::start()).unwrap();
+    let (here, there) = (nodes(&server.address, limits(GENEROUS), 0), Arc::new(there));
+    let (stopping, fault) = (CancellationToken::new(), Arc::new(Notify::new()));
+    let (runs, ends) = (keeper.clone().run(stopping.clone()), fault.clone());
+    let failing = tokio::spawn(async move {
+        tokio::select! {
+            () = runs => {}
+            () = ends.notified() => panic!("on purpose"),
+        }
+    });
+    let mut up = there.up();
+    up.wait_for(|up| *up).await.unwrap();
+    let [here] = here.await;
+    let (here, there, mut news) = following([here, there]).await;
+    fault.notify_one();
+    assert!(failing.await.unwrap_err().is_panic());
+    assert!(!*up.borrow(), "nobody looks whether it answers");
+    assert!(there.broker.read(&room(), PerLane::default()).await.is_err());
+    send_on(&here, 1).await;
+    tokio::spawn(keeper.run(stopping));
+    hear_of(&there, &mut news, 1).await;
+    up.wait_for(|up| *up).await.unwrap();
+    // By what is published, too.
+    send_on(&here, 2).await;
+    hear_of(&there, &mut news, 2).await;
 }

@@ -311,6 +311,13 @@ impl Board {
         self.up.send_if_modified(|was| std::mem::replace(was, up) != up);
     }
 
+    /// Nobody is there to be asked any more, until somebody is found anew.
+    pub(super) fn clear(&self) {
+        let map = self.map.send_replace(Arc::default());
+        map.shards().for_each(|shard| shard.closed());
+        self.settle();
+    }
+
     /// Who has the slot, if it answers.
     pub(super) fn shard(&self, slot: u16) -> Result<Arc<Shard>, Unavailable> {
         let map = self.map.borrow();

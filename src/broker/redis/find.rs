@@ -1,6 +1,7 @@
 //! Finds the Redis to write to: by asking sentinels, or the nodes of a cluster, again and again.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,7 +62,8 @@ impl Believed {
 }
 
 /// Keeps the map, and a subscription to every shard.
-pub(super) struct Keeper {
+#[derive(Clone)]
+pub struct Keeper {
     pub(super) address: Address,
     pub(super) board: Arc<Board>,
     pub(super) rooms: Arc<Rooms>,
@@ -69,14 +71,23 @@ pub(super) struct Keeper {
     pub(super) node: String,
 }
 
+impl fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keeper").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
 impl Keeper {
-    /// Runs until `stopping`.
-    pub(super) async fn run(self, stopping: CancellationToken) {
-        let stopped = stopping.clone();
+    /// Runs until `stopping`. Where a fault has ended it, it can be run again: until then there is
+    /// no Redis to be asked, and rooms that are followed read what they missed once there is.
+    pub async fn run(self, stopping: CancellationToken) {
+        let mut ends_badly = Fault(Some(self.board.clone()));
         tokio::select! {
-            () = stopped.cancelled() => {}
+            () = stopping.cancelled() => {}
             () = self.keep() => {}
         }
+        // Those who end with the gateway have last words.
+        ends_badly.0 = None;
     }
 
     async fn keep(self) {
@@ -157,6 +168,17 @@ impl Keeper {
                 }
                 Err(error) => tracing::warn!(%error, place = %shard.place, "cannot be used"),
             }
+        }
+    }
+}
+
+/// Nobody keeps the connections any more, unless it is taken out.
+struct Fault(Option<Arc<Board>>);
+
+impl Drop for Fault {
+    fn drop(&mut self) {
+        if let Some(board) = &self.0 {
+            board.clear();
         }
     }
 }

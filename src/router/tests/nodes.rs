@@ -96,10 +96,9 @@ async fn who_refreshes_where_it_is_no_more_is_told_so() {
 async fn on_redis(server: &Server) -> [RedisBroker; 2] {
     let nodes = [(); 2].map(|()| {
         let options = Options { limits: limits(), resume_window: WINDOW, replicas: 0 };
-        let (clock, stopping) = (Clock::start(), CancellationToken::new());
-        let opened = RedisBroker::open(&server.address, options, clock, stopping);
-        let (broker, keeping) = opened.unwrap();
-        tokio::spawn(keeping);
+        let opened = RedisBroker::open(&server.address, options, Clock::start());
+        let (broker, keeper) = opened.unwrap();
+        tokio::spawn(keeper.run(CancellationToken::new()));
         broker
     });
     for node in &nodes {
