@@ -307,7 +307,7 @@ impl<T: Transport> Pump<T> {
                 self.session.handle_opened(&self.shared.settings, opened);
             }
             Err(refusal) => {
-                self.session.handle_refused(&refusal, bounds::retry_after(&refusal));
+                self.session.handle_refused(&refusal);
             }
         }
     }

@@ -1,7 +1,6 @@
 //! What a connection may do: how fast, in how many rooms, with how many others at its address.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use handover_protocol::pace::{Pace, Verdict};
 use handover_protocol::room::Refusal;
@@ -107,15 +106,8 @@ pub(super) fn reach(op: &Op, seats: usize) -> usize {
     if goes_to_one { 1 } else { seats }
 }
 
-/// When a refused `hello` may come again, where that has to be told.
-pub(super) fn retry_after(refusal: &Refusal) -> Option<Duration> {
-    (refusal.code == ErrorCode::RateLimited).then_some(GREET_AGAIN)
-}
-
 /// What a member without metadata takes in a list of them, or so.
 const MEMBER_BYTES: usize = 64;
-/// Places become free when others leave.
-const GREET_AGAIN: Duration = Duration::from_secs(1);
 const ADDRESS_FULL: Refusal =
     Refusal::new(ErrorCode::RateLimited, "as many sessions from this address as there may be");
 const JOINS: Refusal = Refusal::new(ErrorCode::RateLimited, "too many joins in too short a time");

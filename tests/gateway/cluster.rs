@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use handover::config::BrokerPlace;
+use handover::config::{Auth, BrokerPlace};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::entering::{claims, enters, secret_file};
 use super::redis::RedisServer;
 use super::setup::{Member, Served, soon};
 use crate::process::Process;
+use crate::tokens::forge::{SECRET, Signer};
 
 struct Cluster {
     redis: RedisServer,
@@ -298,11 +300,47 @@ async fn without_a_redis_it_waits_for_one() {
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("degraded"), "{answer}");
     let mut early = Member::over_websocket(strict.plain()).await;
     early.send("signal", json!({"type": "hello", "version": 1})).await;
-    assert_eq!(early.expect("signal", "error").await["code"], "unavailable");
+    is_for_later(&early.expect("signal", "error").await);
     redis.launch();
     soon(strict.gateway.ready()).await;
     health_says(&strict, "ok").await;
     early.send("signal", json!({"type": "hello", "version": 1})).await;
     early.expect("signal", "welcome").await;
     early.join("r").await;
+}
+
+/// It cannot be had now, and it is said when to ask again.
+fn is_for_later(error: &Value) {
+    assert_eq!(error["code"], "unavailable");
+    assert!(error["retry_after"].as_u64().is_some_and(|ms| ms > 0), "{error}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_had_now_is_said_to_be_for_later() {
+    let (redis, dir) = (RedisServer::start(), tempfile::tempdir().unwrap());
+    let secret_file = Some(secret_file(&dir, "secret", SECRET));
+    let node = Served::with(|config| {
+        config.broker = BrokerPlace::parse(&redis.address).unwrap();
+        config.auth = Some(Auth { secret_file, ..Auth::default() });
+    });
+    let node = node.await;
+    soon(node.gateway.ready()).await;
+    let token = Signer::secret().sign(None, &claims("ann"));
+    let mut ann = Member::over_webtransport(node.secure()).await;
+    let welcome = enters(&mut ann, &token).await;
+    let mut moved = Member::over_websocket(node.plain()).await;
+    redis.pause();
+    health_says(&node, "degraded").await;
+    ann.send("signal", json!({"type": "refresh", "id": 70, "token": token})).await;
+    is_for_later(&ann.expect("signal", "error").await);
+    let resume = json!({
+        "session": welcome["session"], "secret": welcome["secret"], "rooms": {},
+    });
+    let hello = json!({"type": "hello", "version": 1, "token": token, "resume": resume});
+    moved.send("signal", hello.clone()).await;
+    is_for_later(&moved.expect("signal", "error").await);
+    redis.go_on();
+    health_says(&node, "ok").await;
+    moved.send("signal", hello).await;
+    assert_eq!(moved.expect("signal", "welcome").await["resumed"], true);
 }

@@ -58,15 +58,33 @@ fn opened(resumed: Option<Vec<OpenedRoom<Quiet>>>) -> Opened<Quiet> {
     }
 }
 
+/// What it is told is that something cannot be had now, and when to ask again.
+fn is_for_later(session: &mut ServerSession<Quiet>) {
+    let heard = hear(session);
+    let [ServerMessage::Error(error)] = &heard[..] else { panic!("{heard:?}") };
+    assert_eq!((error.code, error.retry_after), (ErrorCode::Unavailable, Some(500)));
+}
+
+#[test]
+fn a_refresh_refused_for_now_may_come_again_later() {
+    let mut session = greeted();
+    session.handle_opened(&settings(), opened(None));
+    hear(&mut session);
+    for id in 1..=3 {
+        say(&mut session, json!({"type": "refresh", "id": id, "token": "t"}));
+        assert!(matches!(session.poll_action(), Some(Action::Refresh { .. })));
+        session.handle_refreshed(id, Err(Refusal::new(ErrorCode::Unavailable, "not now")));
+        is_for_later(&mut session);
+    }
+    assert_eq!(session.closing(), None);
+}
+
 #[test]
 fn a_greeting_refused_for_now_is_not_counted_and_what_follows_it_is_ignored() {
     let mut session = greeted();
     for _ in 0..5 {
-        session.handle_refused(&Refusal::new(ErrorCode::Unavailable, "not now"), None);
-        let heard = hear(&mut session);
-        assert!(
-            matches!(&heard[..], [ServerMessage::Error(e)] if e.code == ErrorCode::Unavailable)
-        );
+        session.handle_refused(&Refusal::new(ErrorCode::Unavailable, "not now"));
+        is_for_later(&mut session);
         // The client sent it before it knew.
         say(&mut session, json!({"type": "join", "id": 1, "room": "r"}));
         say(&mut session, json!({"type": "join"}));
@@ -82,9 +100,8 @@ fn a_greeting_refused_for_now_is_not_counted_and_what_follows_it_is_ignored() {
 fn a_greeting_that_never_rests_ends_the_connection_and_it_may_come_back() {
     let mut session = greeted();
     let mut said = 1;
-    let wait = std::time::Duration::from_secs(1);
     while session.closing().is_none() {
-        session.handle_refused(&Refusal::new(ErrorCode::RateLimited, "not now"), Some(wait));
+        session.handle_refused(&Refusal::new(ErrorCode::RateLimited, "not now"));
         assert!(matches!(hear(&mut session)[..], [ServerMessage::Error(_)]), "each is answered");
         say(&mut session, json!({"type": "hello", "version": 1}));
         said += u32::from(session.poll_action().is_some());
@@ -96,7 +113,7 @@ fn a_greeting_that_never_rests_ends_the_connection_and_it_may_come_back() {
 #[test]
 fn without_a_valid_token_the_connection_closes() {
     let mut session = greeted();
-    session.handle_refused(&Refusal::new(ErrorCode::Unauthorized, "no token"), None);
+    session.handle_refused(&Refusal::new(ErrorCode::Unauthorized, "no token"));
     let heard = hear(&mut session);
     assert!(matches!(&heard[..], [ServerMessage::Error(e)] if e.code == ErrorCode::Unauthorized));
     assert_eq!(session.closing().map(|close| close.code), Some(4501));
@@ -219,7 +236,7 @@ fn news_of_rooms_before_the_session_is_open_is_nothing_to_send() {
     let mut session = greeted();
     session.handle_news(PerLane { signal: 1, bulk: 1 });
     let refusal = Refusal::new(ErrorCode::Unavailable, "not now");
-    session.handle_refused(&refusal, None);
+    session.handle_refused(&refusal);
     session.handle_news(PerLane { signal: 1, bulk: 1 });
     hear(&mut session);
     assert!(LogLane::ALL.into_iter().all(|lane| !session.may_transmit(lane)));

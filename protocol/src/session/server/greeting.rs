@@ -1,8 +1,8 @@
 //! From the first message to `welcome`.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
+use super::replies::retry_after;
 use super::{Action, Note, Opened, Phase, RefusedHellos, ServerSession, Settings, millis};
 use crate::limits::{DEFERRED_HELLOS_MAX, REFUSED_HELLOS_MAX};
 use crate::room::{Refusal, recovery};
@@ -37,9 +37,9 @@ impl<L: RoomLog> ServerSession<L> {
     }
 
     /// The `hello` was refused; the client may say another one.
-    pub fn handle_refused(&mut self, refusal: &Refusal, retry_after: Option<Duration>) {
+    pub fn handle_refused(&mut self, refusal: &Refusal) {
         let Phase::Opening { refused, .. } = self.phase else { return };
-        let retry_after = retry_after.map(millis);
+        let retry_after = retry_after(refusal.code);
         self.notes.push(Note::Refused(refusal.code));
         self.answer(
             LogLane::Signal,

@@ -152,11 +152,7 @@ impl<L: RoomLog> ServerSession<L> {
             About::Ephemeral { answered: false } | About::Snapshot => return,
         };
         self.notes.push(Note::Refused(refusal.code));
-        let retry_after = match refusal.code {
-            ErrorCode::Unavailable | ErrorCode::Internal => Some(RETRY_AFTER_MS),
-            ErrorCode::RateLimited => Some(LIMITED_AFTER_MS),
-            _ => None,
-        };
+        let retry_after = retry_after(refusal.code);
         let frame = self.codec.encode_server(&ServerMessage::Error(message::Error {
             code: refusal.code,
             message: refusal.message.into(),
@@ -180,9 +176,18 @@ impl<L: RoomLog> ServerSession<L> {
         // Errors of bulk sends travel on the bulk stream, everything else on the signal stream.
         let lane = reference.lane.filter(|_| reference.seq.is_some()).unwrap_or(LogLane::Signal);
         self.notes.push(Note::Refused(code));
-        let (retry_after, expected) = (None, None);
+        let (retry_after, expected) = (retry_after(code), None);
         let error = message::Error { code, message, reference, retry_after, expected };
         self.answer(lane, &ServerMessage::Error(error));
+    }
+}
+
+/// When what was refused may come again, in ms, where waiting helps.
+pub(super) fn retry_after(code: ErrorCode) -> Option<u64> {
+    match code {
+        ErrorCode::Unavailable | ErrorCode::Internal => Some(RETRY_AFTER_MS),
+        ErrorCode::RateLimited => Some(LIMITED_AFTER_MS),
+        _ => None,
     }
 }
 

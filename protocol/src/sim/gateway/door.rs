@@ -39,7 +39,7 @@ impl Gateway {
         if let Err(refusal) = self.try_open(now, id, &hello)
             && let Some(connection) = self.connections.get_mut(&id)
         {
-            connection.session.handle_refused(&refusal, None);
+            connection.session.handle_refused(&refusal);
         }
         self.act(now, id);
     }
