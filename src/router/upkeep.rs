@@ -6,7 +6,7 @@ use futures_util::stream::{self, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt};
 use handover_protocol::room::presence::Due;
 use handover_protocol::wire::message::LeaveReason;
-use handover_protocol::wire::{LogLane, RoomName};
+use handover_protocol::wire::{LogLane, RoomName, SessionId};
 use tokio::sync::oneshot;
 
 use super::handle::{Command, RoomHandle};
@@ -21,6 +21,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// A beat that is not answered for this long is not waited for, and comes again before long.
 const BEAT_PATIENCE: Duration = Duration::from_millis(700);
 const BEAT_AGAIN: Duration = Duration::from_millis(100);
+/// An end that could not be is tried again after this long: whoever stays in its rooms for it is a
+/// member who never comes back.
+const END_AGAIN: Duration = Duration::from_secs(3);
 /// Sessions whose absence is seen to at once.
 pub(super) const UNDER_WAY_MAX: usize = 256;
 /// A resume that has raised its session's generation has got to all rooms by then, or has failed:
@@ -211,8 +214,16 @@ impl Router {
         let seen_to = self.see_to(due, author, rooms);
         let is_seen_to = guarded(&self.0.metrics, "an absent session", seen_to).await;
         if let (false, Due::Expired(session)) = (is_seen_to, due) {
-            let now = self.0.clock.now();
-            self.0.sessions().presence.handle_lost(now, session);
+            self.end_again(session);
+        }
+    }
+
+    fn end_again(&self, session: SessionId) {
+        let now = self.0.clock.now();
+        let mut sessions = self.0.sessions();
+        // It may have come back meanwhile.
+        if matches!(sessions.here.get(&session), Some(Whereabouts::Lost(..))) {
+            sessions.presence.handle_stuck(now, session, now + END_AGAIN);
         }
     }
 
@@ -229,9 +240,9 @@ impl Router {
                 tracing::debug!(%session, "session expired");
                 let ended = self.end(author, rooms, LeaveReason::Expired).await;
                 if let Err(error) = ended {
-                    tracing::warn!(%session, %error, "an expired session stays for now");
-                    let now = self.0.clock.now();
-                    self.0.sessions().presence.handle_lost(now, session);
+                    // Said of each, again and again, it would be all that is said.
+                    tracing::debug!(%session, %error, "an expired session stays for now");
+                    self.end_again(session);
                 }
             }
         }

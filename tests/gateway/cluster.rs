@@ -344,3 +344,31 @@ async fn what_cannot_be_had_now_is_said_to_be_for_later() {
     moved.send("signal", hello).await;
     assert_eq!(moved.expect("signal", "welcome").await["resumed"], true);
 }
+
+#[tokio::test]
+async fn an_end_that_meets_an_outage_comes_soon_after_it() {
+    let redis = RedisServer::start();
+    let node = Served::with(|config| {
+        config.broker = BrokerPlace::parse(&redis.address).unwrap();
+        // Sessions without a connection end at once, and would otherwise after an hour.
+        config.resume_window = Duration::from_secs(3_600);
+        config.capacity.sessions_away = 0;
+    });
+    let node = node.await;
+    soon(node.gateway.ready()).await;
+    let (mut ann, mut bob) = (node.websocket().await, node.webtransport().await);
+    ann.join("r").await;
+    bob.join("r").await;
+    redis.pause();
+    health_says(&node, "degraded").await;
+    let before = node.metric("handover_connections{transport=\"websocket\"}").await;
+    drop(ann);
+    soon(async {
+        while node.metric("handover_connections{transport=\"websocket\"}").await == before {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    redis.go_on();
+    assert_eq!(bob.expect("signal", "member_left").await["reason"], "expired");
+}

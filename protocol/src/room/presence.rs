@@ -26,7 +26,8 @@ pub struct Presence {
     ends: BTreeSet<(Time, SessionId)>,
     /// Who ends now because there are too many.
     surplus: BTreeSet<SessionId>,
-    lost: HashMap<SessionId, Time>,
+    /// Since when each is gone, and when it ends.
+    lost: HashMap<SessionId, (Time, Time)>,
 }
 
 impl Presence {
@@ -43,20 +44,29 @@ impl Presence {
 
     /// A session lost its connection at `now`.
     pub fn handle_lost(&mut self, now: Time, session: SessionId) {
-        self.handle_back(session);
-        self.lost.insert(session, now);
-        self.ends.insert((now + self.resume_window, session));
+        self.end_at(now, now + self.resume_window, session);
         if AWAY_AFTER < self.resume_window {
             self.aways.insert((now + AWAY_AFTER, session));
         }
     }
 
+    /// A session whose end was due at `now` could not be ended: that is due again at `again`.
+    pub fn handle_stuck(&mut self, now: Time, session: SessionId, again: Time) {
+        self.end_at(now, again, session);
+    }
+
+    fn end_at(&mut self, lost: Time, end: Time, session: SessionId) {
+        self.handle_back(session);
+        self.lost.insert(session, (lost, end));
+        self.ends.insert((end, session));
+    }
+
     /// A session has a connection again, or has ended: nothing more is due for it.
     pub fn handle_back(&mut self, session: SessionId) {
         self.surplus.remove(&session);
-        if let Some(lost) = self.lost.remove(&session) {
+        if let Some((lost, end)) = self.lost.remove(&session) {
             self.aways.remove(&(lost + AWAY_AFTER, session));
-            self.ends.remove(&(lost + self.resume_window, session));
+            self.ends.remove(&(end, session));
         }
     }
 
@@ -143,6 +153,25 @@ mod tests {
         presence.handle_lost(at(0), session);
         assert_eq!(presence.poll_due(at(1)), Some(Due::Expired(session)));
         assert_eq!(presence.poll_timeout(), None);
+    }
+
+    #[test]
+    fn an_end_that_could_not_be_is_due_again_before_long() {
+        let session = SessionId::parse("s").unwrap();
+        let mut presence = Presence::new(Duration::from_secs(120));
+        presence.handle_lost(at(0), session);
+        assert_eq!(presence.poll_due(at(120)), Some(Due::Away(session)));
+        for due in [120, 123, 126] {
+            assert_eq!(presence.poll_due(at(due)), Some(Due::Expired(session)));
+            presence.handle_stuck(at(due), session, at(due + 3));
+            assert_eq!(
+                presence.poll_timeout(),
+                Some(at(due + 3)),
+                "nobody hears again that it is away"
+            );
+        }
+        presence.handle_back(session);
+        assert_eq!((presence.poll_due(at(999)), presence.poll_timeout()), (None, None));
     }
 
     #[test]
