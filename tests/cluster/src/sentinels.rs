@@ -11,6 +11,9 @@ use crate::redis::{Place, RedisProcess};
 
 const PORTS: [u16; 2] = [7_000, 7_001];
 const SENTINEL_PORTS: [u16; 2] = [26_000, 26_001];
+/// When each of them takes a master that is silent for gone. Two that ask for each other's vote at once
+/// get none, and ask again ten seconds later.
+const NOTICED_MS: [u32; 2] = [1_000, 3_000];
 /// What the sentinels call it.
 const NAME: &str = "main";
 
@@ -32,8 +35,8 @@ impl Sentinels {
         let replica = RedisProcess::start(dir.join("second"), second, &of(host, PORTS[0])).await?;
         replica.place().wait_for("INFO replication", "master_link_status:up").await?;
         let mut sentinels = Vec::new();
-        for port in SENTINEL_PORTS {
-            sentinels.push(sentinel(dir, host, port)?);
+        for (port, silence) in SENTINEL_PORTS.into_iter().zip(NOTICED_MS) {
+            sentinels.push(sentinel(dir, host, port, silence)?);
         }
         for port in SENTINEL_PORTS {
             let sentinel = Place::Port(SocketAddr::new(host.into(), port));
@@ -79,14 +82,14 @@ fn of(host: Ipv4Addr, port: u16) -> Vec<String> {
     settings
 }
 
-fn sentinel(dir: &Path, host: Ipv4Addr, port: u16) -> Outcome<Child> {
+fn sentinel(dir: &Path, host: Ipv4Addr, port: u16, silence: u32) -> Outcome<Child> {
     let dir = dir.join(format!("sentinel-{port}"));
     std::fs::create_dir_all(&dir)?;
     let file = dir.join("sentinel.conf");
     let settings = format!(
         "bind {host}\nport {port}\n\
          sentinel monitor {NAME} {host} {} 1\n\
-         sentinel down-after-milliseconds {NAME} 1000\n\
+         sentinel down-after-milliseconds {NAME} {silence}\n\
          sentinel failover-timeout {NAME} 5000\n\
          sentinel announce-ip {host}\n",
         PORTS[0]

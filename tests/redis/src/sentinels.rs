@@ -40,13 +40,17 @@ impl Sentinels {
             let online = format!("port={},state=online", 7001 + at);
             until(&mut line, "INFO replication", &[&online]).await;
         }
-        let settings = format!(
-            "sentinel monitor main {host} 7000 1\n\
-             sentinel down-after-milliseconds main 800\n\
-             sentinel failover-timeout main 4000\n\
-             sentinel announce-ip {host}\n"
-        );
-        let sentinels = [26_000, 26_001].map(|port| Server::sentinel(host, port, &settings));
+        // The second takes longer to notice: two that ask for each other's vote at once get none, and
+        // ask again far later.
+        let sentinels = [(26_000, 800), (26_001, 2_400)].map(|(port, silence)| {
+            let settings = format!(
+                "sentinel monitor main {host} 7000 1\n\
+                 sentinel down-after-milliseconds main {silence}\n\
+                 sentinel failover-timeout main 4000\n\
+                 sentinel announce-ip {host}\n"
+            );
+            Server::sentinel(host, port, &settings)
+        });
         let field = |name: &str, value: usize| format!("{name}\"'), bulk-string('\"{value}\"')");
         let known = [field("num-other-sentinels", 1), field("num-slaves", replicas.len())];
         for sentinel in &sentinels {
