@@ -242,3 +242,46 @@ async fn nodes_find_out_that_they_go_by_different_settings() {
     one.beat().await.unwrap();
     assert_eq!(*one.at_odds().borrow(), 0, "it has gone");
 }
+
+#[tokio::test]
+async fn whose_node_finds_redis_again_later_than_another_stays() {
+    let server = handover_redis_servers::Server::on_socket();
+    let [here, there] = nodes(&server.address, limits(GENEROUS), 0).await;
+    let clock = crate::clock::Clock::start();
+    let on = |broker: &Arc<crate::broker::redis::RedisBroker>| {
+        let broker: Arc<dyn Broker> = broker.clone();
+        Node { broker, _behind: None, room: room(), now: clock.now() }
+    };
+    let mut line = server.line().await;
+    let mut set = async |key, field, value| {
+        let set = format!("HSET {key} {field} {value}");
+        handover_redis_servers::ask(&mut line, &set).await;
+    };
+    let is_away = |members: &[Member]| members.iter().any(|member| member.away);
+    let ann = author("ann");
+    here.open(record("ann")).await.unwrap();
+    here.open(record("bob")).await.unwrap();
+    on(&here).load("first").await;
+    on(&here).join(author("bob")).await.unwrap();
+    there.beat().await.unwrap();
+    on(&there).join(ann).await.unwrap();
+    // Redis answers nobody, for far longer than sessions are kept.
+    tokio::time::sleep(crate::broker::BEAT_EVERY * 3).await;
+    set(key("meta"), "looked", "1").await;
+    look_after(&on(&here), 0, is_away).await;
+    let members = |node: Node| async move {
+        node.broker.beat().await.unwrap();
+        node.broker.trim(node.now, &node.room, None).await.unwrap();
+        names(&node.snapshot(author("bob")).await.unwrap()).join(" ")
+    };
+    assert_eq!(members(on(&here).later(45)).await, "bob ann");
+    there.beat().await.unwrap();
+    on(&there).ask(ann, Change::MarkAway(false)).await.unwrap();
+    assert_eq!(members(on(&here).later(90)).await, "bob ann");
+    // It is gone again, and who has it has ended while nobody was answered.
+    tokio::time::sleep(crate::broker::BEAT_EVERY * 3).await;
+    set(key("past"), "h:ann", "!1").await;
+    set(key("meta"), "orphans", "1").await;
+    assert_eq!(members(on(&here)).await, "bob ann");
+    assert_eq!(members(on(&here).later(16)).await, "bob");
+}

@@ -233,25 +233,27 @@ local looks = 15000000
 local enlisted = 5000000
 
 -- When a member has to have another home whose node is dead since nobody knows when: if nobody had
--- the room at all for a while, then since then.
-local function ends_at(before)
+-- the room at all for a while, then since then, but for a time in which nobody could have looked.
+local function ends_at(before, back)
   local window = tonumber(ARGV[11])
   if now - before > looks then
-    return math.max(before + window, now + enlisted)
+    return math.max(math.max(before, back) + window, now + enlisted)
   end
   return now + window
 end
 
 -- Housekeeping. A member's home is its node and since when, or, once that is dead, when it is too
 -- late to be taken in by another one. `living` are the nodes that live, and `listed` is since
--- when that is known; nothing if it is not.
-function change.O(_, away_event, cost, living, expired_event, listed)
+-- when that is known; nothing if it is not. `back` is when Redis answered the asking node again, 0 if
+-- it always has: others that it did not answer either may come back a while later.
+function change.O(back, away_event, cost, living, expired_event, listed)
   trim('s')
   trim('b')
   forget()
   if redis.call('HLEN', members) > 0 and redis.call('PTTL', meta) < tonumber(ARGV[23]) / 2 then
     look_after()
   end
+  back = tonumber(back)
   local before = tonumber(redis.call('HGET', meta, 'looked') or ARGV[1])
   if living ~= '' and now - before > looks / 3 then
     redis.call('HSET', meta, 'looked', ARGV[1])
@@ -275,7 +277,7 @@ function change.O(_, away_event, cost, living, expired_event, listed)
         if known > tonumber(listed) then
           soonest = math.min(soonest, math.max(known, now) + enlisted)
         else
-          ends = ends_at(before)
+          ends = ends_at(before, back)
           redis.call('HSET', past, 'h:' .. peer, '!' .. text(ends))
           local line = redis.call('HGET', members, peer)
           local since, away, rest = line:match('^(%d+) (%d) (.*)$')
@@ -285,6 +287,7 @@ function change.O(_, away_event, cost, living, expired_event, listed)
           end
         end
       end
+      ends = ends and math.max(ends, back + looks)
       if ends and ends <= now then
         redis.call('HDEL', members, peer)
         redis.call('HDEL', past, 'h:' .. peer)

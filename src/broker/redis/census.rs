@@ -27,6 +27,8 @@ pub(super) struct Census {
     beaten: Option<Time>,
     /// Nobody is taken for dead before this.
     believed_from: Time,
+    /// When Redis answered this node again, the last time that it had not for a while.
+    back: Option<Time>,
 }
 
 /// What all nodes have to go by alike, as they tell each other.
@@ -64,6 +66,11 @@ impl RedisBroker {
         is_known.then(|| (living.join(" "), *at))
     }
 
+    /// When Redis answered this node again.
+    pub(super) fn back(&self) -> Option<Time> {
+        self.census().back
+    }
+
     /// See [`Broker::beat`](crate::broker::Broker::beat).
     pub(super) async fn count_in(&self) -> Result<bool, Unavailable> {
         let now = self.clock.now();
@@ -76,7 +83,10 @@ impl RedisBroker {
         living.sort_unstable();
         self.compare(terms);
         let mut census = self.census();
-        census.beaten = Some(now);
+        let beaten = census.beaten.replace(now);
+        if beaten.is_some_and(|beaten| now.since(beaten) > BEAT_EVERY * 2) {
+            census.back = Some(now);
+        }
         let before = before.parse::<u64>().ok();
         let gap = before.map(|before| Duration::from_micros(there.abs_diff(before)));
         if gap.is_none_or(|gap| gap > BEAT_EVERY * 2) {

@@ -73,12 +73,14 @@ pub(super) fn op_args(
     Ok([kind.to_owned(), peer.to_string(), generation, text, cost.to_string(), x, y, z])
 }
 
-/// What `apply.lua` takes for housekeeping: which nodes live, and since when that is known.
+/// What `apply.lua` takes for housekeeping: which nodes live, since when that is known, and since when
+/// this one is not without Redis any more.
 pub(super) fn housekeeping(
     room: &RoomName,
     epoch: Epoch,
     living: String,
     listed: u64,
+    back: u64,
 ) -> Result<[String; 8], Unavailable> {
     let expired = Event::Left { reason: LeaveReason::Expired };
     // Their bytes are the same, whoever they are about.
@@ -86,8 +88,8 @@ pub(super) fn housekeeping(
     let cost = stored::cost(room, nobody, epoch, expired.clone());
     let (away, expired) = (stored::event_text(&Event::Away)?, stored::event_text(&expired)?);
     let [kind, none] = ["O", ""].map(str::to_owned);
-    let listed = listed.to_string();
-    Ok([kind, none.clone(), none, away, cost.to_string(), living, expired, listed])
+    let (listed, back) = (listed.to_string(), back.to_string());
+    Ok([kind, back, none, away, cost.to_string(), living, expired, listed])
 }
 
 /// Where a room stands after its housekeeping; nothing if there is none.
