@@ -49,6 +49,7 @@ use crate::router::seat::Seat;
 use crate::telemetry::{Metrics, guarded};
 use crate::transport::accept::Admitted;
 use crate::transport::{Inbound, Intake, Kind, Transport, TransportEnd};
+use crate::turns::Rank;
 
 /// What every connection of a gateway shares.
 #[derive(Debug)]
@@ -196,6 +197,8 @@ struct Pump<T> {
     /// The session's, once there is one.
     pace: SharedPace,
     brake: Brake,
+    /// Whether it is served before others.
+    rank: Rank,
     session: ServerSession<SharedLog>,
     mailbox: Arc<Mailbox>,
     seat: Option<Arc<Seat>>,
@@ -256,7 +259,8 @@ impl<T: Transport> Pump<T> {
             datagrams_dropped: 0,
             arrivals: Arrivals::new(),
             pace: shared.fresh_pace(now),
-            brake: Brake::new(&shared.pace, now),
+            brake: Brake::new(&shared.pace, &shared.pressure, now),
+            rank: Rank::current().unwrap_or_default(),
             transport,
             admitted,
             shared,
@@ -336,6 +340,7 @@ impl<T: Transport> Pump<T> {
             self.mailbox.attend();
             let now = self.shared.clock.now();
             self.brake.handle_timeout(now);
+            self.take_rank(now);
             if let Some(event) = self.take_notices().or_else(|| self.act()) {
                 return Poll::Ready(event);
             }
@@ -394,6 +399,14 @@ impl<T: Transport> Pump<T> {
         self.poll_timers(cx).map(Event::End)
     }
 
+    /// Comes before strangers and before those who say much, or steps back.
+    fn take_rank(&self, now: Time) {
+        let first = self.is_greeted() && self.transport.is_orderly() && self.brake.is_calm(now);
+        if self.rank.set_first(first) && !first {
+            self.shared.metrics.stepped_back();
+        }
+    }
+
     /// What may be read: a full room mailbox holds back the lane it belongs to, and whatever
     /// waits behind it holds back both.
     fn intake(&self) -> Intake {
@@ -415,6 +428,7 @@ impl<T: Transport> Pump<T> {
             // Datagrams cannot be held back. While their room takes nothing they are lost,
             // as they may be, rather than kept.
             self.shared.metrics.ephemeral_unread();
+            self.brake.handle_unread(now, &self.shared.pressure);
             return self.pass_over(now, payload.len());
         }
         self.shared.metrics.received(self.transport.kind(), payload.len() as u64);

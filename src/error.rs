@@ -20,6 +20,11 @@ pub enum StartError {
     /// It cannot check tokens.
     #[error(transparent)]
     Keys(#[from] KeyError),
+    /// The system has no threads left.
+    #[error(
+        "cannot start threads: {0}; raise the limit of processes (ulimit -u, TasksMax, pids.max)"
+    )]
+    Threads(io::Error),
     /// An address cannot be listened on.
     #[error("cannot listen on {address} ({socket}): {}", bind_reason(*socket, source))]
     Bind {

@@ -28,7 +28,7 @@ use crate::config::{self, Addresses, BrokerPlace, Caller, Config};
 use crate::connection;
 use crate::error::{Socket, StartError};
 use crate::http::{IdentityStatement, Site, Standing, Status};
-use crate::pressure::Pressure;
+use crate::pressure::{Pressure, Queue};
 use crate::router::Router;
 use crate::router::quota::Bounds;
 use crate::telemetry::{Metrics, restarted};
@@ -41,6 +41,7 @@ use crate::transport::webtransport::{
     BoundUdp, EndpointSecret, ServerIds, bind_udp, endpoint, server_config,
 };
 use crate::transport::{self, Kind, Transport};
+use crate::turns::{OtherThreads, Turns};
 
 /// A running gateway.
 pub struct Gateway {
@@ -61,6 +62,8 @@ pub struct Gateway {
     stopping: CancellationToken,
     tasks: TaskTracker,
     connections: TaskTracker,
+    /// They end with the gateway.
+    _other_threads: OtherThreads,
 }
 
 /// How a drain ended.
@@ -110,6 +113,7 @@ impl Gateway {
         let bound = bind_all(&config.listen, &metrics)?;
         let http = bind_http(&config.http)?;
 
+        let (turns, other_threads) = Turns::start().map_err(StartError::Threads)?;
         let (tasks, connections) = (TaskTracker::new(), TaskTracker::new());
         let (closed, stopping) = (CancellationToken::new(), CancellationToken::new());
         let room_limits =
@@ -168,10 +172,13 @@ impl Gateway {
 
         let pressure = Pressure::default();
         if let Some(target) = config.capacity.wait {
-            let (watched, counted, end) = (pressure.clone(), metrics.clone(), stopping.clone());
-            tasks.spawn(restarted(metrics.clone(), "the wait for a turn", move || {
-                watched.clone().watch(target, clock, counted.clone(), end.clone())
-            }));
+            for (queue, threads) in [(Queue::First, turns.first()), (Queue::Other, turns.other())] {
+                let (watched, counted, end) = (pressure.clone(), metrics.clone(), stopping.clone());
+                let watch = restarted(metrics.clone(), "the wait for a turn", move || {
+                    watched.clone().watch(queue, target, clock, counted.clone(), end.clone())
+                });
+                tasks.spawn_on(watch, threads);
+            }
         }
         let shared = Arc::new(connection::Shared {
             settings: server::Settings {
@@ -223,14 +230,19 @@ impl Gateway {
             metrics: metrics.clone(),
             status: Arc::new(status),
         });
-        let attach =
-            Arc::new(Connections { shared, metrics: metrics.clone(), tasks: connections.clone() });
+        let attach = Arc::new(Connections {
+            shared,
+            metrics: metrics.clone(),
+            tasks: connections.clone(),
+            turns: turns.clone(),
+        });
         let acceptor = Acceptor {
             clock,
             gate,
             settings,
             attach,
             tasks: tasks.clone(),
+            turns: turns.clone(),
             stop: closed.clone(),
             end: stopping.clone(),
         };
@@ -246,7 +258,9 @@ impl Gateway {
             let failed = |source| StartError::Bind { socket: Socket::Udp, address, source };
             let secret = secret(address);
             let (quic, pressure) = (quic.clone(), pressure.clone());
-            let endpoint = endpoint(udp, quic, clock, pressure, connection_ids, secret.as_ref());
+            let turns = turns.clone();
+            let endpoint =
+                endpoint(udp, quic, clock, pressure, turns, connection_ids, secret.as_ref());
             let endpoint = endpoint.map_err(failed)?;
             endpoints.push(endpoint.clone());
             let (counted, by_quic) = (metrics.clone(), acceptor.clone());
@@ -275,6 +289,7 @@ impl Gateway {
             stopping,
             tasks,
             connections,
+            _other_threads: other_threads,
         })
     }
 
@@ -356,11 +371,13 @@ struct Connections {
     shared: Arc<connection::Shared>,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
+    turns: Turns,
 }
 
 impl Attach for Connections {
     fn attach<T: Transport>(&self, transport: T, admitted: Admitted) {
-        self.tasks.spawn(connection::run(transport, admitted, self.shared.clone()));
+        let connection = connection::run(transport, admitted, self.shared.clone());
+        self.turns.go_on(self.tasks.track_future(connection));
     }
 
     fn refused(&self, _kind: Kind, refused: &Refused) {

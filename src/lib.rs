@@ -25,3 +25,4 @@ pub mod tls;
 pub mod token;
 pub mod transport;
 pub mod trust;
+pub mod turns;

@@ -31,10 +31,25 @@ const GROWTH: f64 = 1.02;
 /// ... and where they are nearly as long as they may be.
 const GROWTH_NEAR: f64 = 1.005;
 
+/// What a session may say and still come first while there is time for everybody; an empty queue is
+/// no reason to let anybody wait.
+const LINE: Rate = Rate { per_s: 1_000, burst: 1_000 };
+/// Who says ten messages a second comes first however busy it is.
+const LINE_LEAST: f64 = 0.01;
+/// The line is drawn at a tenth of the wait at which rates are cut: to come after others is no harm
+/// where there is time.
+const LINE_SOONER: u32 = 10;
+/// ... and moves back so slowly, twice as high in half a minute, that those behind it do not come
+/// back all the time to make everybody wait.
+const LINE_GROWTH: f64 = 1.001;
+
 /// Finds the share. A wait that is too long cuts it at once, short ones let it grow again slowly.
 #[derive(Clone, Debug)]
 pub struct Governor {
     target: Duration,
+    least: f64,
+    growth: f64,
+    growth_near: f64,
     share: f64,
     began: Time,
     waited: Duration,
@@ -44,7 +59,22 @@ pub struct Governor {
 impl Governor {
     /// One that tries to keep the mean wait for a turn below `target`.
     pub fn new(target: Duration, now: Time) -> Self {
-        Governor { target, share: 1.0, began: now, waited: Duration::ZERO, turns: 0 }
+        Governor {
+            target,
+            least: LEAST,
+            growth: GROWTH,
+            growth_near: GROWTH_NEAR,
+            share: 1.0,
+            began: now,
+            waited: Duration::ZERO,
+            turns: 0,
+        }
+    }
+
+    /// One that draws the line between those who come first and the others.
+    fn of_line(target: Duration, now: Time) -> Self {
+        let (least, growth, growth_near) = (LINE_LEAST, LINE_GROWTH, 1.0);
+        Governor { least, growth, growth_near, ..Governor::new(target / LINE_SOONER, now) }
     }
 
     /// Something has waited so long for its turn.
@@ -60,9 +90,9 @@ impl Governor {
             let excess = self.target.as_secs_f64() / mean.as_secs_f64();
             self.share *= excess.clamp(0.5, 0.95);
         } else {
-            self.share *= if mean < self.target / 2 { GROWTH } else { GROWTH_NEAR };
+            self.share *= if mean < self.target / 2 { self.growth } else { self.growth_near };
         }
-        self.share = self.share.clamp(LEAST, 1.0);
+        self.share = self.share.clamp(self.least, 1.0);
         (self.began, self.waited, self.turns) = (now, Duration::ZERO, 0);
     }
 
@@ -76,16 +106,43 @@ impl Governor {
 #[derive(Clone, Debug)]
 pub struct Pressure(Arc<State>);
 
+/// Whose wait is measured: of the threads that come first, or of the others ([`crate::turns`]).
+#[derive(Clone, Copy, Debug)]
+pub enum Queue {
+    /// The first.
+    First,
+    /// The others.
+    Other,
+}
+
+/// How much longer than the first those may wait who come after them.
+const OTHER_TIMES: u32 = 10;
+
 #[derive(Debug)]
 struct State {
-    thousandths: AtomicU32,
+    /// By queue. The smaller one holds.
+    thousandths: [AtomicU32; 2],
+    line: AtomicU32,
     dropped: AtomicU64,
+}
+
+fn part(rate: Rate, thousandths: u32) -> Rate {
+    let part = |whole: u64| {
+        let part = u128::from(whole) * u128::from(thousandths) / u128::from(WHOLE);
+        u64::try_from(part).unwrap_or(whole).max(1)
+    };
+    Rate { per_s: part(rate.per_s), burst: part(rate.burst) }
+}
+
+fn thousandths(share: f64) -> u32 {
+    (share * f64::from(WHOLE)).round() as u32
 }
 
 impl Default for Pressure {
     fn default() -> Self {
-        let thousandths = AtomicU32::new(WHOLE);
-        Pressure(Arc::new(State { thousandths, dropped: AtomicU64::new(0) }))
+        let thousandths = [AtomicU32::new(WHOLE), AtomicU32::new(WHOLE)];
+        let (line, dropped) = (AtomicU32::new(WHOLE), AtomicU64::new(0));
+        Pressure(Arc::new(State { thousandths, line, dropped }))
     }
 }
 
@@ -97,15 +154,17 @@ impl Pressure {
 
     /// What is left of a rate now.
     pub fn of(&self, rate: Rate) -> Rate {
-        let part = |whole: u64| {
-            let part = u128::from(whole) * u128::from(self.thousandths()) / u128::from(WHOLE);
-            u64::try_from(part).unwrap_or(whole).max(1)
-        };
-        Rate { per_s: part(rate.per_s), burst: part(rate.burst) }
+        part(rate, self.thousandths())
+    }
+
+    /// How much those may say who come first.
+    pub fn line(&self) -> Rate {
+        part(LINE, self.0.line.load(Ordering::Relaxed))
     }
 
     fn thousandths(&self) -> u32 {
-        self.0.thousandths.load(Ordering::Relaxed)
+        let [first, other] = &self.0.thousandths;
+        first.load(Ordering::Relaxed).min(other.load(Ordering::Relaxed))
     }
 
     /// Counts datagrams of QUIC that nobody looked at, for the metrics.
@@ -116,24 +175,37 @@ impl Pressure {
     #[cfg(test)]
     pub(crate) fn of_share(share: f64) -> Self {
         let pressure = Pressure::default();
-        pressure.set(share);
+        pressure.set(Queue::First, share);
         pressure
     }
 
-    fn set(&self, share: f64) {
-        let thousandths = (share * f64::from(WHOLE)).round() as u32;
-        self.0.thousandths.store(thousandths, Ordering::Relaxed);
+    #[cfg(test)]
+    pub(crate) fn with_line(share: f64) -> Self {
+        let pressure = Pressure::default();
+        pressure.0.line.store(thousandths(share), Ordering::Relaxed);
+        pressure
     }
 
-    /// Measures and decides until `end`. `target` is what a task may wait for its turn.
+    fn set(&self, queue: Queue, share: f64) {
+        self.0.thousandths[queue as usize].store(thousandths(share), Ordering::Relaxed);
+    }
+
+    /// Measures and decides until `end`, on the threads in question. `target` is what a task may wait
+    /// for its turn on the first.
     pub async fn watch(
         self,
+        queue: Queue,
         target: Duration,
         clock: Clock,
         metrics: Arc<Metrics>,
         end: CancellationToken,
     ) {
+        let target = match queue {
+            Queue::First => target,
+            Queue::Other => target * OTHER_TIMES,
+        };
         let mut governor = Governor::new(target, clock.now());
+        let mut line = Governor::of_line(target, clock.now());
         let mut was_on = false;
         loop {
             let asleep = tokio::time::sleep(LOOK_EVERY);
@@ -144,10 +216,15 @@ impl Pressure {
             to_the_end_of_the_queue().await;
             let now = clock.now();
             governor.handle_wait(now, now.since(ready));
-            self.set(governor.share());
-            metrics.granted(governor.share());
+            self.set(queue, governor.share());
+            if let Queue::Other = queue {
+                continue;
+            }
+            line.handle_wait(now, now.since(ready));
+            self.0.line.store(thousandths(line.share()), Ordering::Relaxed);
+            let share = f64::from(self.thousandths()) / f64::from(WHOLE);
+            metrics.granted(share);
             metrics.packets_dropped(self.0.dropped.swap(0, Ordering::Relaxed));
-            let share = governor.share();
             if !was_on && share < 0.5 {
                 was_on = true;
                 tracing::warn!("more to do than time to do it in; everybody's rates are cut down");
@@ -242,12 +319,36 @@ mod tests {
     }
 
     #[test]
+    fn the_line_moves_sooner_than_rates_do_and_back_slowly() {
+        let (mut rates, mut line) = (new(), Governor::of_line(TARGET, Time::ZERO));
+        assert!(after(&mut rates, 100, TARGET / 5) >= 1.0);
+        assert!((after(&mut line, 100, TARGET / 5) - LINE_LEAST).abs() < 1e-9);
+        let doubled = 700;
+        let back = after(&mut line, doubled, Duration::ZERO) / LINE_LEAST;
+        assert!((1.9..2.1).contains(&back), "{back} times in 35 s");
+        assert!(after(&mut line, doubled * 10, Duration::ZERO) >= 1.0);
+    }
+
+    #[test]
+    fn the_smaller_share_holds() {
+        let pressure = Pressure::default();
+        let rate = Rate { per_s: 1_000, burst: 1_000 };
+        pressure.set(Queue::Other, 0.1);
+        assert_eq!(pressure.of(rate).per_s, 100);
+        pressure.set(Queue::First, 0.5);
+        assert_eq!(pressure.of(rate).per_s, 100);
+        pressure.set(Queue::Other, 1.0);
+        assert_eq!(pressure.of(rate).per_s, 500);
+        assert_eq!(pressure.line(), LINE, "which is drawn by itself");
+    }
+
+    #[test]
     fn a_rate_keeps_its_share_and_never_stops() {
         let pressure = Pressure::default();
         let rate = Rate { per_s: 1_000, burst: 4_000 };
         assert_eq!(pressure.of(rate), rate);
         assert!(!pressure.is_on());
-        pressure.set(0.02);
+        pressure.set(Queue::First, 0.02);
         assert!(pressure.clone().is_on());
         assert_eq!(pressure.of(rate), Rate { per_s: 20, burst: 80 });
         assert_eq!(pressure.of(Rate { per_s: 1, burst: 1 }), Rate { per_s: 1, burst: 1 });

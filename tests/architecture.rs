@@ -16,15 +16,26 @@ const CODE: [&str; 8] = ["rs", "js", "mjs", "cjs", "ts", "py", "sh", "lua"];
 
 /// The names a module of `src/` may use from the rest of the crate. Those not listed are free:
 /// `gateway` puts everything together, and the leaves are nobody's concern.
-const LAYERS: [(&str, &[&str]); 6] = [
+const LAYERS: [(&str, &[&str]); 7] = [
     ("auth", &["auth", "clock", "config", "telemetry"]),
     ("pressure", &["pressure", "clock", "telemetry"]),
-    ("transport", &["transport", "clock", "pressure"]),
+    ("turns", &["turns"]),
+    ("transport", &["transport", "clock", "pressure", "turns"]),
     ("broker", &["broker", "clock"]),
     ("router", &["router", "broker", "clock", "telemetry"]),
     (
         "connection",
-        &["connection", "transport", "router", "auth", "quality", "pressure", "clock", "telemetry"],
+        &[
+            "connection",
+            "transport",
+            "router",
+            "auth",
+            "quality",
+            "pressure",
+            "turns",
+            "clock",
+            "telemetry",
+        ],
     ),
 ];
 

@@ -21,6 +21,9 @@ const WRITES_LEAST: Rate = Rate { per_s: 50, burst: 10 };
 /// Deliveries of a message that together are worth as much as one more message.
 const REACH: usize = 10;
 
+/// Who has said more than those may who come first comes after them for so much longer.
+const CALM: Duration = Duration::from_secs(2);
+
 /// Holds a connection back that says more than its share. Nothing is refused: what is not read
 /// waits where it is, with the client.
 #[derive(Debug)]
@@ -30,18 +33,23 @@ pub(super) struct Brake {
     /// Bytes of what was read last.
     last: usize,
     until: Option<Time>,
+    /// Since when it may come first.
+    calm_from: Time,
+    line: Bucket,
     writes: Bucket,
     quiet_until: Option<Time>,
 }
 
 impl Brake {
-    pub(super) fn new(limits: &PaceLimits, now: Time) -> Self {
+    pub(super) fn new(limits: &PaceLimits, pressure: &Pressure, now: Time) -> Self {
         let bucket = |rate: Option<Rate>| rate.map(|rate| (rate, Bucket::new(rate, now)));
         Brake {
             messages: bucket(limits.messages),
             bytes: bucket(limits.bytes),
             last: 0,
             until: None,
+            calm_from: now,
+            line: Bucket::new(pressure.line(), now),
             writes: Bucket::new(WRITES, now),
             quiet_until: None,
         }
@@ -61,7 +69,21 @@ impl Brake {
         }
     }
 
+    /// Something has been let go unread.
+    pub(super) fn handle_unread(&mut self, now: Time, pressure: &Pressure) {
+        self.count(now, pressure, 1);
+    }
+
+    fn count(&mut self, now: Time, pressure: &Pressure, messages: u64) {
+        self.line.set_rate(now, pressure.line());
+        self.line.charge(now, messages);
+        if let Some(wait) = self.line.debt(now) {
+            self.calm_from = now + wait + CALM;
+        }
+    }
+
     fn charge(&mut self, now: Time, pressure: &Pressure, messages: u64, bytes: u64) {
+        self.count(now, pressure, messages);
         if !pressure.is_on() {
             return;
         }
@@ -80,6 +102,9 @@ impl Brake {
         // dead, and comes again.
         let longest: Option<Duration> = waits.into_iter().flatten().max();
         self.until = longest.map(|wait| now + wait).max(self.until);
+        if let Some(until) = self.until {
+            self.calm_from = self.calm_from.max(until + CALM);
+        }
     }
 
     /// Lets go when it is time to.
@@ -91,6 +116,11 @@ impl Brake {
     /// Until when nothing is to be read.
     pub(super) fn until(&self) -> Option<Time> {
         self.until
+    }
+
+    /// Whether it has said no more for some time than those may who come first, and was not held back.
+    pub(super) fn is_calm(&self, now: Time) -> bool {
+        now >= self.calm_from
     }
 
     /// Something has been written, however much at once.
@@ -136,14 +166,14 @@ mod tests {
 
     #[test]
     fn without_pressure_nobody_is_held_back() {
-        let mut brake = Brake::new(&LIMITS, at(0));
+        let mut brake = Brake::new(&LIMITS, &Pressure::default(), at(0));
         assert_eq!(read(&mut brake, at(0), &Pressure::default(), 1_000), 10_000);
     }
 
     #[test]
     fn under_pressure_a_tenth_of_a_second_is_read_at_once() {
         let pressure = Pressure::of_share(0.02);
-        let mut brake = Brake::new(&LIMITS, at(0));
+        let mut brake = Brake::new(&LIMITS, &Pressure::default(), at(0));
         assert_eq!(read(&mut brake, at(0), &pressure, 0), 4, "or four");
         let until = brake.until().unwrap();
         brake.handle_timeout(at(0));
@@ -155,9 +185,9 @@ mod tests {
     #[test]
     fn bytes_count_as_messages_do_and_no_message_is_too_large() {
         let pressure = Pressure::of_share(0.02);
-        let mut brake = Brake::new(&LIMITS, at(0));
+        let mut brake = Brake::new(&LIMITS, &Pressure::default(), at(0));
         assert_eq!(read(&mut brake, at(0), &pressure, 100), 2, "200 bytes at once");
-        let mut brake = Brake::new(&LIMITS, at(0));
+        let mut brake = Brake::new(&LIMITS, &Pressure::default(), at(0));
         assert_eq!(read(&mut brake, at(0), &pressure, 64_000), 1);
         assert!(brake.until().unwrap() <= at(1_001), "however much it is");
     }
@@ -166,7 +196,7 @@ mod tests {
     fn who_speaks_to_many_speaks_less_often() {
         let (limits, pressure) = (LIMITS, Pressure::of_share(0.1));
         let said = |members| {
-            let mut brake = Brake::new(&limits, at(0));
+            let mut brake = Brake::new(&limits, &Pressure::default(), at(0));
             let said = (0..1_000).filter(|ms| {
                 brake.handle_timeout(at(*ms));
                 let may = brake.until().is_none();
@@ -184,8 +214,29 @@ mod tests {
     }
 
     #[test]
+    fn who_says_more_than_the_line_comes_first_again_when_it_was_calm() {
+        let (pressure, limits) = (Pressure::with_line(0.02), PaceLimits::default());
+        let said = |every: u64| {
+            let mut brake = Brake::new(&limits, &pressure, at(0));
+            let said = (0..3_000).filter(|ms| ms % every == 0);
+            said.for_each(|ms| brake.handle_message(at(ms), &pressure, 300));
+            brake
+        };
+        assert!(said(100).is_calm(at(3_000)), "ten a second, where twenty may be said");
+        let much = said(10);
+        assert!(!much.is_calm(at(3_000)));
+        assert!(!much.is_calm(at(4_990)));
+        assert!(much.is_calm(at(6_000)), "a second to be even, two to be calm");
+        let mut unread = said(1_000);
+        (0..100).for_each(|_| unread.handle_unread(at(3_000), &pressure));
+        assert!(!unread.is_calm(at(3_000)), "what is let go unread has come all the same");
+        assert_eq!(unread.until(), None, "and holds nothing back");
+    }
+
+    #[test]
     fn who_is_told_much_is_told_it_together() {
-        let (mut brake, pressure) = (Brake::new(&LIMITS, at(0)), Pressure::of_share(0.02));
+        let (mut brake, pressure) =
+            (Brake::new(&LIMITS, &Pressure::default(), at(0)), Pressure::of_share(0.02));
         let mut writes = 0;
         for ms in 0..2_000 {
             brake.handle_timeout(at(ms));
@@ -205,7 +256,7 @@ mod tests {
 
     #[test]
     fn what_is_not_bounded_is_not_held_back() {
-        let mut brake = Brake::new(&PaceLimits::default(), at(0));
+        let mut brake = Brake::new(&PaceLimits::default(), &Pressure::default(), at(0));
         assert_eq!(read(&mut brake, at(0), &Pressure::of_share(0.02), 1_000), 10_000);
     }
 }

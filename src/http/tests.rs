@@ -108,6 +108,7 @@ impl Server {
             clock: Clock::start(),
             attach: Arc::new(Echo(tasks.clone())),
             tasks: tasks.clone(),
+            turns: crate::turns::Turns::undivided(),
             stop: CancellationToken::new(),
             end: end.clone(),
         };

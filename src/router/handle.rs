@@ -177,10 +177,11 @@ pub(super) fn start(shared: &Arc<Shared>, name: RoomName) -> RoomHandle {
     let desk = Arc::new(Desk { room: Mutex::new(Some(room)), seats: AtomicUsize::new(0) });
     let mailboxes = Mailboxes { signal: from_signal, bulk: from_bulk };
     let (owned, at_desk) = (shared.clone(), desk.clone());
-    shared.tasks.spawn(async move {
+    let serving = async move {
         let serving = run(owned.clone(), at_desk, mailboxes);
         guarded(&owned.metrics, "a room", serving).await;
-    });
+    };
+    shared.tasks.spawn_on(serving, &shared.threads);
     RoomHandle { signal, bulk, desk }
 }
 

@@ -24,6 +24,7 @@ use handover_protocol::session::grant::{Admission, Grant, LAPSED, OTHER_USER, Pa
 use handover_protocol::session::server::{Opened, OpenedRoom};
 use handover_protocol::wire::message::{Hello, LeaveReason, Resume};
 use handover_protocol::wire::{ErrorCode, LogLane, PerLane, RoomName, SessionId};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -50,6 +51,8 @@ pub struct Shared {
     room_limits: RoomLimits,
     log_budget: LogBudget,
     tasks: TaskTracker,
+    /// Where rooms are served, whoever is the first to enter them.
+    threads: Handle,
     stopping: CancellationToken,
     rooms: Mutex<HashMap<RoomName, RoomHandle>>,
     sessions: Mutex<Sessions>,
@@ -129,6 +132,7 @@ impl Router {
             room_limits,
             log_budget: LogBudget::default(),
             tasks,
+            threads: Handle::current(),
             stopping,
             rooms: Mutex::default(),
             sessions: Mutex::new(Sessions {

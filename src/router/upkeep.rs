@@ -75,7 +75,7 @@ impl Router {
             return;
         }
         let router = self.clone();
-        self.0.tasks.spawn(async move {
+        let removing = async move {
             for (room, waiting) in asked {
                 let remove = |done| Command::Remove(author, reason, Some(done));
                 if waiting.await.is_err()
@@ -85,7 +85,8 @@ impl Router {
                     tracing::debug!(%room, %error, "not left yet");
                 }
             }
-        });
+        };
+        self.0.tasks.spawn_on(removing, &self.0.threads);
     }
 
     /// Leaves rooms that a newer connection of the session has not got to, and will not: a resume

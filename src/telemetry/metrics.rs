@@ -90,6 +90,7 @@ pub struct Metrics {
     settings_differ: Gauge,
     granted: Gauge<f64, AtomicU64>,
     packets_dropped: Counter,
+    stepped_back: Counter,
     resets: Family<ByReason, Counter>,
     refusals: Family<ByCode, Counter>,
     migrations: Counter,
@@ -174,6 +175,12 @@ impl Default for Metrics {
             "UDP datagrams dropped unread, because there was too much to do and many came from there",
             packets_dropped.clone(),
         );
+        let stepped_back = Counter::default();
+        registry.register(
+            "connections_stepped_back",
+            "Connections that said so much that they are served after others for a while",
+            stepped_back.clone(),
+        );
         let broker_up = Gauge::default();
         broker_up.set(1);
         registry.register(
@@ -250,6 +257,7 @@ impl Default for Metrics {
             settings_differ,
             granted,
             packets_dropped,
+            stepped_back,
             resets,
             refusals,
             migrations,
@@ -375,6 +383,11 @@ impl Metrics {
     /// UDP datagrams were dropped unread.
     pub fn packets_dropped(&self, datagrams: u64) {
         self.packets_dropped.inc_by(datagrams);
+    }
+
+    /// A connection is served after others from now on.
+    pub fn stepped_back(&self) {
+        self.stepped_back.inc();
     }
 
     /// Ephemeral messages did not fit into a datagram, or the peer takes none.

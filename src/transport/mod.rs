@@ -136,6 +136,12 @@ pub trait Transport: Send + Unpin + 'static {
         0
     }
 
+    /// Whether the peer has kept from what nobody asked for, such as one stream too many after the
+    /// other.
+    fn is_orderly(&self) -> bool {
+        true
+    }
+
     /// The next arrival from the streams that `intake` allows. Also notices the end of the
     /// transport, whatever `intake` says.
     fn poll_recv(

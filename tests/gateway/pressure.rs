@@ -131,3 +131,25 @@ async fn who_is_told_much_is_told_all_of_it_in_order() {
         soon(told).await;
     }
 }
+
+#[tokio::test]
+async fn who_says_much_steps_back_and_loses_nothing() {
+    let served = pressed().await;
+    let stepped_back = "handover_connections_stepped_back_total";
+    for mut member in [served.websocket().await, served.webtransport().await] {
+        let mut watching = served.websocket().await;
+        watching.join("room").await;
+        member.join("room").await;
+        watching.expect("signal", "member_joined").await;
+        let before = served.metric(stepped_back).await;
+        for _ in 0..12 {
+            member.post("room", "bulk", json!("much")).await;
+        }
+        for _ in 0..12 {
+            watching.expect("bulk", "message").await;
+        }
+        assert!(served.metric(stepped_back).await > before);
+        watching.post("room", "signal", json!("heard")).await;
+        assert_eq!(member.expect("signal", "message").await["body"], "heard");
+    }
+}

@@ -28,6 +28,7 @@ pub use tcp::{TcpIo, TcpTls, accept_tcp, bind_tcp};
 
 use super::{Kind, Settings, Transport};
 use crate::clock::Clock;
+use crate::turns::Turns;
 
 /// QUIC with CONNECT, or a TLS handshake, must be over by then.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -88,8 +89,10 @@ pub struct Acceptor<A> {
     pub clock: Clock,
     /// Who takes over.
     pub attach: Arc<A>,
-    /// Every set-up runs in here.
+    /// Every set-up runs in here ...
     pub tasks: TaskTracker,
+    /// ... and behind whoever has a session.
+    pub turns: Turns,
     /// From here on newcomers are turned away, WebTransport by QUIC and WebSocket by HTTP, which
     /// goes on telling how the gateway is.
     pub stop: CancellationToken,
@@ -101,11 +104,11 @@ impl<A: Attach> Acceptor<A> {
     /// Runs a set-up in a task of its own.
     fn spawn(&self, kind: Kind, set_up: impl Future<Output = ()> + Send + 'static) {
         let attach = self.attach.clone();
-        self.tasks.spawn(async move {
+        self.turns.begin(self.tasks.track_future(async move {
             if AssertUnwindSafe(set_up).catch_unwind().await.is_err() {
                 attach.panicked(kind);
             }
-        });
+        }));
     }
 }
 
@@ -117,6 +120,7 @@ impl<A> Clone for Acceptor<A> {
             clock: self.clock,
             attach: self.attach.clone(),
             tasks: self.tasks.clone(),
+            turns: self.turns.clone(),
             stop: self.stop.clone(),
             end: self.end.clone(),
         }

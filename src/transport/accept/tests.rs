@@ -18,6 +18,7 @@ use super::super::{Kind, Transport};
 use super::{Acceptor, Admitted, Attach, Gate, GateLimits, Refused, accept_quic, bind_tcp};
 use crate::clock::Clock;
 use crate::pressure::Pressure;
+use crate::turns::Turns;
 
 /// A session that is kept as long as this is, with its place.
 type Guest = (Box<dyn Any + Send>, Admitted);
@@ -58,8 +59,16 @@ impl House {
         let identity = Identity::new();
         let config = server_config(&identity.server, SETTINGS).unwrap();
         let socket = bind_udp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), true).unwrap().socket;
-        let endpoint =
-            endpoint(socket, config, Clock::start(), Pressure::default(), None, None).unwrap();
+        let endpoint = endpoint(
+            socket,
+            config,
+            Clock::start(),
+            Pressure::default(),
+            Turns::undivided(),
+            None,
+            None,
+        )
+        .unwrap();
         let address = endpoint.local_addr().unwrap();
         let (attached_in, attached) = mpsc::unbounded_channel();
         let (refused_in, refused) = mpsc::unbounded_channel();
@@ -69,6 +78,7 @@ impl House {
             clock: Clock::start(),
             attach: Arc::new(Desk { attached: attached_in, refused: refused_in }),
             tasks: TaskTracker::new(),
+            turns: Turns::undivided(),
             stop: CancellationToken::new(),
             end: CancellationToken::new(),
         };

@@ -233,6 +233,7 @@ mod tests {
             config,
             Clock::start(),
             crate::pressure::Pressure::default(),
+            crate::turns::Turns::undivided(),
             ids,
             None,
         )

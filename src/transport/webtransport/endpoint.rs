@@ -1,11 +1,17 @@
 //! The QUIC side: what a server configuration bounds, and the UDP socket under it.
 
+use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{EndpointConfig, IdleTimeout, Runtime, TokioRuntime, TransportConfig, VarInt};
+use quinn::{
+    AsyncTimer, AsyncUdpSocket, EndpointConfig, IdleTimeout, Runtime, TokioRuntime,
+    TransportConfig, VarInt,
+};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::super::Settings;
@@ -13,6 +19,7 @@ use super::connection_id::{self, ServerIdGenerator, ServerIds};
 use super::secret::EndpointSecret;
 use crate::clock::Clock;
 use crate::pressure::Pressure;
+use crate::turns::Turns;
 
 /// CONNECT, signal, bulk, and one more so that a stream too many is refused rather than stuck.
 const BIDI_STREAMS_MAX: u32 = 4;
@@ -114,6 +121,25 @@ pub fn bind_udp(address: SocketAddr, v6_only: bool) -> io::Result<BoundUdp> {
     })
 }
 
+/// What quinn runs on: the socket on the first threads, a connection on those of its rank.
+#[derive(Debug)]
+struct Threads(Turns);
+
+impl Runtime for Threads {
+    fn new_timer(&self, at: Instant) -> Pin<Box<dyn AsyncTimer>> {
+        let _first = self.0.first().enter();
+        TokioRuntime.new_timer(at)
+    }
+
+    fn spawn(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        self.0.go_on(task);
+    }
+
+    fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        TokioRuntime.wrap_udp_socket(socket)
+    }
+}
+
 /// An endpoint on a bound socket. Connection ids are `ids`, or tell nothing. Without a secret it
 /// knows nothing of what it did before a restart. Under `pressure` it reads less. Must be called on a
 /// runtime.
@@ -122,10 +148,11 @@ pub fn endpoint(
     mut config: quinn::ServerConfig,
     clock: Clock,
     pressure: Pressure,
+    turns: Turns,
     ids: Option<ServerIds>,
     secret: Option<&EndpointSecret>,
 ) -> io::Result<quinn::Endpoint> {
-    let runtime = Arc::new(TokioRuntime);
+    let runtime = Arc::new(Threads(turns));
     let socket = runtime.wrap_udp_socket(socket)?;
     let id_bytes = ids.map_or(connection_id::NONCE_BYTES_MIN, |ids| ids.bytes());
     let socket = Arc::new(super::socket::Socket::new(socket, clock, pressure, id_bytes));

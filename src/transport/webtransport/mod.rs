@@ -326,6 +326,10 @@ impl Transport for WebTransport {
         }
     }
 
+    fn is_orderly(&self) -> bool {
+        self.refused < REFUSED_MAX
+    }
+
     fn datagrams_dropped(&self) -> u64 {
         self.datagrams_dropped
     }

@@ -24,6 +24,7 @@ use super::super::{Inbound, Intake, Settings, Transport, TransportEnd};
 use super::{WebTransport, accept, bind_udp, endpoint, server_config};
 use crate::clock::Clock;
 use crate::pressure::Pressure;
+use crate::turns::Turns;
 
 const HELLO: &[u8] = br#"{"type":"hello","version":1}"#;
 const BULK: &[u8] = br#"{"type":"lane","lane":"bulk"}"#;
@@ -53,9 +54,16 @@ impl Gateway {
         let bound = bind_udp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), true).unwrap();
         assert!(bound.receive_buffer > 0 && bound.send_buffer > 0);
         let config = server_config(&identity.server, settings).unwrap();
-        let endpoint =
-            endpoint(bound.socket, config, Clock::start(), Pressure::default(), None, None)
-                .unwrap();
+        let endpoint = endpoint(
+            bound.socket,
+            config,
+            Clock::start(),
+            Pressure::default(),
+            Turns::undivided(),
+            None,
+            None,
+        )
+        .unwrap();
         Gateway { identity, endpoint, gate, settings }
     }
 

@@ -1,0 +1,255 @@
+//! Whose turn comes first while there is not time for everybody.
+//!
+//! A runtime's queue knows no priority: behind a thousand tasks of strangers, the one of a call waits
+//! for all of them. So there are two sets of threads. The first serve the rooms, and the connections
+//! of sessions that keep to what they are granted. The others serve whoever has not said who he is
+//! yet, with his handshakes, and whoever says more than his share under pressure. The system runs
+//! those with what the first leave (on Linux; elsewhere it treats both alike).
+//!
+//! All tasks of one connection have one [`Rank`]. When that changes, each goes over to the other
+//! threads by itself, at its next turn.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use tokio::runtime::{Builder, Handle, Runtime};
+
+/// How much less the system favours the other threads: while both have work, these get a tenth.
+#[cfg(target_os = "linux")]
+const NICE: i32 = 10;
+
+/// The system knows no less favour than this.
+#[cfg(target_os = "linux")]
+const NICEST: i32 = 19;
+
+tokio::task_local! {
+    static RANK: Rank;
+}
+
+/// Which threads serve a connection. Clones agree.
+#[derive(Clone, Debug, Default)]
+pub struct Rank(Arc<AtomicBool>);
+
+impl Rank {
+    /// That of the connection whose task asks.
+    pub fn current() -> Option<Rank> {
+        RANK.try_with(Rank::clone).ok()
+    }
+
+    /// Whether the first threads are to serve it from now on; what it was before. To begin with, they
+    /// do not.
+    pub fn set_first(&self, first: bool) -> bool {
+        self.0.swap(first, Ordering::Relaxed)
+    }
+
+    fn is_first(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Both sets of threads, to start tasks on.
+#[derive(Clone, Debug)]
+pub struct Turns {
+    first: Handle,
+    other: Handle,
+}
+
+impl Turns {
+    /// The first threads are those of the runtime it is called on. The others end when the second of
+    /// what is returned is dropped.
+    pub fn start() -> io::Result<(Turns, OtherThreads)> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let other = Builder::new_multi_thread()
+            .worker_threads(cores)
+            .thread_name("handover-other")
+            .enable_time()
+            .on_thread_start(step_back)
+            .build()?;
+        let turns = Turns { first: Handle::current(), other: other.handle().clone() };
+        Ok((turns, OtherThreads(Some(other))))
+    }
+
+    /// The same threads for all.
+    #[cfg(test)]
+    pub(crate) fn undivided() -> Turns {
+        Turns { first: Handle::current(), other: Handle::current() }
+    }
+
+    /// The threads of rooms, timers and sockets.
+    pub fn first(&self) -> &Handle {
+        &self.first
+    }
+
+    /// The others.
+    pub fn other(&self) -> &Handle {
+        &self.other
+    }
+
+    /// Starts the first task of a connection.
+    pub fn begin(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn(Rank::default(), task);
+    }
+
+    /// Starts another task of the connection that the caller belongs to. One that belongs to none is
+    /// served by the first threads.
+    pub fn go_on(&self, task: impl Future<Output = ()> + Send + 'static) {
+        match Rank::current() {
+            Some(rank) => self.spawn(rank, task),
+            None => drop(self.first.spawn(task)),
+        }
+    }
+
+    fn spawn(&self, rank: Rank, task: impl Future<Output = ()> + Send + 'static) {
+        let task = Box::pin(RANK.scope(rank.clone(), task));
+        Ranked { task: Some(task), rank, is_first: false, turns: self.clone() }.place();
+    }
+}
+
+/// The others' threads.
+#[derive(Debug)]
+pub struct OtherThreads(Option<Runtime>);
+
+impl Drop for OtherThreads {
+    fn drop(&mut self) {
+        // Dropped on a runtime, where nothing may wait for threads.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// A task that changes threads with its rank.
+struct Ranked {
+    /// Absent once it has gone over.
+    task: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    rank: Rank,
+    is_first: bool,
+    turns: Turns,
+}
+
+impl Ranked {
+    fn place(mut self) {
+        self.is_first = self.rank.is_first();
+        let threads = if self.is_first { &self.turns.first } else { &self.turns.other };
+        threads.clone().spawn(self);
+    }
+
+    /// Whether it has gone over to where it belongs.
+    fn goes_over(&mut self) -> bool {
+        if self.is_first == self.rank.is_first() {
+            return false;
+        }
+        let (rank, turns) = (self.rank.clone(), self.turns.clone());
+        Ranked { task: self.task.take(), rank, is_first: false, turns }.place();
+        true
+    }
+}
+
+impl Future for Ranked {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.goes_over() {
+            return Poll::Ready(());
+        }
+        let Some(task) = &mut self.task else { return Poll::Ready(()) };
+        if task.as_mut().poll(cx).is_ready() || self.goes_over() {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+}
+
+/// Has the system run this thread after others.
+fn step_back() {
+    #[cfg(target_os = "linux")]
+    // Without a process named, Linux takes the calling thread. Nobody is refused to step back; where
+    // it cannot be done all the same, both are treated alike.
+    let _ = rustix::process::getpriority_process(None)
+        .and_then(|nice| rustix::process::setpriority_process(None, (nice + NICE).min(NICEST)));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// Whether the asking task is on the other threads.
+    fn is_other() -> bool {
+        std::thread::current().name() == Some("handover-other")
+    }
+
+    async fn next(told: &mut mpsc::UnboundedReceiver<bool>) -> bool {
+        let told = tokio::time::timeout(Duration::from_secs(10), told.recv());
+        told.await.expect("it goes on").unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_task_goes_where_its_rank_says() {
+        let (turns, _threads) = Turns::start().unwrap();
+        let (ask, mut asked) = mpsc::unbounded_channel::<bool>();
+        let (tell, mut told) = mpsc::unbounded_channel();
+        turns.begin(async move {
+            let rank = Rank::current().unwrap();
+            tell.send(is_other()).unwrap();
+            while let Some(first) = asked.recv().await {
+                rank.set_first(first);
+                tokio::task::yield_now().await;
+                tell.send(is_other()).unwrap();
+            }
+        });
+        assert!(next(&mut told).await, "strangers are served by the others");
+        for first in [true, true, false, false, true] {
+            ask.send(first).unwrap();
+            assert_eq!(next(&mut told).await, !first);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_tasks_of_a_connection_stay_together() {
+        let (turns, _threads) = Turns::start().unwrap();
+        let (wake, mut woken) = mpsc::unbounded_channel::<()>();
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let (say, mut said) = mpsc::unbounded_channel();
+        let again = turns.clone();
+        turns.begin(async move {
+            again.go_on(async move {
+                tell.send(is_other()).unwrap();
+                while woken.recv().await.is_some() {
+                    tell.send(is_other()).unwrap();
+                }
+            });
+            Rank::current().unwrap().set_first(true);
+            tokio::task::yield_now().await;
+            say.send(is_other()).unwrap();
+        });
+        assert!(!next(&mut said).await);
+        next(&mut told).await;
+        wake.send(()).unwrap();
+        assert!(!next(&mut told).await, "the second goes over, too");
+    }
+
+    #[tokio::test]
+    async fn what_belongs_to_no_connection_is_served_first() {
+        let (turns, _threads) = Turns::start().unwrap();
+        let (tell, mut told) = mpsc::unbounded_channel();
+        turns.go_on(async move { tell.send(is_other()).unwrap() });
+        assert!(!next(&mut told).await);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn the_others_step_back_and_nobody_else_does() {
+        let nice = || rustix::process::getpriority_process(None).unwrap();
+        let before = nice();
+        let (turns, _threads) = Turns::start().unwrap();
+        let others = turns.other().spawn(async move { nice() }).await.unwrap();
+        assert_eq!((others, nice()), ((before + NICE).min(NICEST), before));
+    }
+}
