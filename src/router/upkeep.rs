@@ -111,11 +111,12 @@ impl Router {
             }
         };
         let (metrics, stopping) = (self.0.metrics.clone(), self.0.stopping.clone());
-        self.0.tasks.spawn(async move {
+        let leaving = async move {
             // Members of a node that has gone are found by the others.
             let leaving = stopping.run_until_cancelled(leaving).map(drop);
             guarded(&metrics, "rooms left behind", leaving).await
-        });
+        };
+        self.0.tasks.spawn_on(leaving, &self.0.threads);
     }
 
     pub(super) async fn watch_presence(self) {
