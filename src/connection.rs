@@ -474,10 +474,10 @@ impl<T: Transport> Pump<T> {
         let Some(seat) = self.seat.clone() else { return };
         let Request { slot, room, op } = request;
         let lane = op.lane();
+        if self.forbids_join(slot, &room, &op) {
+            return;
+        }
         if !self.rooms.iter().any(|(taken, ..)| *taken == slot) {
-            if self.forbids_join(slot, &room, &op) {
-                return;
-            }
             let handle = self.shared.router.room(&room);
             self.rooms.push((slot, room, handle));
         }

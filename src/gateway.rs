@@ -116,8 +116,11 @@ impl Gateway {
         let (turns, other_threads) = Turns::start().map_err(StartError::Threads)?;
         let (tasks, connections) = (TaskTracker::new(), TaskTracker::new());
         let (closed, stopping) = (CancellationToken::new(), CancellationToken::new());
-        let room_limits =
-            RoomLimits { members: config.capacity.room_members, retention: config.retention };
+        let room_limits = RoomLimits {
+            members: config.capacity.room_members,
+            metadata_bytes: config.capacity.room_metadata_bytes,
+            retention: config.retention,
+        };
         let mut broker_up = None;
         let broker: Arc<dyn Broker> = match &config.broker {
             BrokerPlace::Memory => Arc::new(MemoryBroker::new(room_limits)),

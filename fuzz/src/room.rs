@@ -14,6 +14,8 @@ use handover_protocol::wire::{Epoch, ErrorCode, Json, LogLane, PeerId, PerLane, 
 
 const PEERS: u8 = 6;
 const MEMBERS_MAX: usize = 4;
+/// Some of what they show is too much together.
+const SHOWN_BYTES_MAX: usize = 500;
 const OPERATIONS_MAX: usize = 500;
 
 #[derive(Debug, Arbitrary)]
@@ -43,6 +45,8 @@ enum Seq {
 struct Peer {
     /// Since which offset it is a member, and whether it is away.
     member: Option<(u64, bool)>,
+    /// Bytes of metadata it shows, if it is one.
+    shown: usize,
     seq: PerLane<u64>,
 }
 
@@ -56,6 +60,13 @@ struct Model {
 impl Model {
     fn here(&self) -> usize {
         self.peers.values().filter(|peer| peer.member.is_some()).count()
+    }
+
+    /// Whether who shows `had` bytes may not show so many.
+    fn is_too_much(&self, had: usize, wanted: usize) -> bool {
+        let members = self.peers.values().filter(|peer| peer.member.is_some());
+        let together = members.map(|peer| peer.shown).sum::<usize>() - had + wanted;
+        wanted > had && wanted > SHOWN_BYTES_MAX / MEMBERS_MAX && together > SHOWN_BYTES_MAX
     }
 
     fn peer(&mut self, number: u8) -> &mut Peer {
@@ -78,7 +89,8 @@ impl Model {
 pub fn run(input: &[u8]) {
     let mut input = Unstructured::new(input);
     let (name, keep) = (RoomName::parse("room").unwrap(), retention());
-    let limits = RoomLimits { members: MEMBERS_MAX, retention: keep };
+    let limits =
+        RoomLimits { members: MEMBERS_MAX, metadata_bytes: SHOWN_BYTES_MAX, retention: keep };
     let mut now = Time::ZERO;
     let mut lives = 1;
     let mut room = Room::new(now, name, epoch(lives), limits);
@@ -130,17 +142,21 @@ fn act(room: &mut Room, model: &mut Model, now: Time, op: Op) {
             let was = model.is_member(peer);
             let full = model.here() >= MEMBERS_MAX;
             let metadata = metadata.map(|bytes| object(bytes.into()));
+            let wanted = metadata.as_ref().map_or(2, Json::len);
+            let too_much = model.is_too_much(0, wanted);
             match room.join(now, id(peer), None, metadata) {
                 Err(refusal) => {
-                    assert!(full && !was);
-                    assert_eq!(refusal.code, ErrorCode::RoomFull);
+                    assert!((full || too_much) && !was);
+                    let expected = if full { ErrorCode::RoomFull } else { ErrorCode::TooLarge };
+                    assert_eq!(refusal.code, expected);
                 }
                 Ok(joining) => {
-                    assert!(was || !full);
+                    assert!(was || !(full || too_much));
                     assert_eq!(joining.entry.is_none(), was);
                     if let Some(entry) = joining.entry {
                         model.note(LogLane::Signal, &entry);
                         model.peer(peer).member = Some((entry.offset, false));
+                        model.peer(peer).shown = wanted;
                         assert_eq!(joining.snapshot.positions.signal, entry.offset);
                     }
                 }
@@ -157,10 +173,14 @@ fn act(room: &mut Room, model: &mut Model, now: Time, op: Op) {
         }
         Op::Update { peer, bytes } => {
             let peer = peer % PEERS;
-            let updated = room.update(now, id(peer), object(bytes.into()));
-            assert_eq!(updated.is_ok(), model.is_member(peer));
+            let metadata = object(bytes.into());
+            let wanted = metadata.len();
+            let may = model.is_member(peer) && !model.is_too_much(model.peers[&peer].shown, wanted);
+            let updated = room.update(now, id(peer), metadata);
+            assert_eq!(updated.is_ok(), may);
             if let Ok(entry) = updated {
                 model.note(LogLane::Signal, &entry);
+                model.peer(peer).shown = wanted;
             }
         }
         Op::Away { peer, away } => {

@@ -111,8 +111,11 @@ impl World {
         // Small enough to be overrun.
         let keep =
             |entries| Retention { entries, window: Duration::ZERO, ..Retention::signal(window) };
-        let limits =
-            RoomLimits { members: 4, retention: PerLane { signal: keep(40), bulk: keep(10) } };
+        let limits = RoomLimits {
+            members: 4,
+            metadata_bytes: 100,
+            retention: PerLane { signal: keep(40), bulk: keep(10) },
+        };
         let mut gateway = Gateway::new(settings, limits);
         if tokens {
             for (token, user, can) in say::TOKENS {

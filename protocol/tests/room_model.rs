@@ -113,7 +113,8 @@ impl Reader {
 fn check(ops: &[Op]) {
     let window = Duration::from_secs(120);
     let retention = PerLane { signal: Retention::signal(window), bulk: Retention::bulk(window) };
-    let limits = RoomLimits { members: usize::from(MEMBERS) - 1, retention };
+    let limits =
+        RoomLimits { members: usize::from(MEMBERS) - 1, metadata_bytes: usize::MAX, retention };
     let (name, epoch) = (RoomName::parse("r").expect("a name"), Epoch::parse("e").expect("short"));
     let mut room = Room::new(Time::ZERO, name.clone(), epoch, limits);
     let mut model = Model::default();
@@ -259,7 +260,11 @@ proptest! {
 fn a_position_is_recovered_current_trimmed_or_ahead_and_nothing_else() {
     let keep =
         Retention { entries: 3, bytes: usize::MAX, age: Duration::MAX, window: Duration::ZERO };
-    let limits = RoomLimits { members: 9, retention: PerLane { signal: keep, bulk: keep } };
+    let limits = RoomLimits {
+        members: 9,
+        metadata_bytes: usize::MAX,
+        retention: PerLane { signal: keep, bulk: keep },
+    };
     let (name, epoch) = (RoomName::parse("r").expect("a name"), Epoch::parse("e").expect("short"));
     let mut room = Room::new(Time::ZERO, name, epoch, limits);
     for length in 1..=10_u64 {

@@ -86,6 +86,7 @@ conformance! {
     rooms::what_was_sent_outlives_membership_and_room;
     rooms::members_come_change_and_go;
     rooms::a_full_room_takes_nobody_but_its_members;
+    rooms::what_members_show_together_is_bounded;
     rooms::addressees_are_members_and_others;
     rooms::away_and_back_alternate;
     rooms::bodies_come_back_as_they_were_written;
@@ -157,7 +158,8 @@ const GENEROUS: Retention = Retention {
 };
 
 fn limits(retention: Retention) -> RoomLimits {
-    RoomLimits { members: 3, retention: PerLane { signal: retention, bulk: retention } }
+    let retention = PerLane { signal: retention, bulk: retention };
+    RoomLimits { members: 3, metadata_bytes: 1_000, retention }
 }
 
 fn at(seconds: u64) -> Time {
@@ -175,6 +177,11 @@ fn epoch(name: &str) -> Epoch {
 
 fn json(text: &str) -> Json {
     Json::parse(text.as_bytes()).unwrap()
+}
+
+/// Metadata of so many bytes.
+fn shown(bytes: usize) -> Json {
+    json(&format!(r#"{{"":"{}"}}"#, "x".repeat(bytes - 7)))
 }
 
 /// The author of a session's first connection.

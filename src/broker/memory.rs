@@ -265,7 +265,7 @@ fn apply(
             Ok(Done::Joined(joining))
         }
         Change::Rejoin { user, metadata, .. } => {
-            let entry = room.join(now, peer, user, metadata)?.entry;
+            let entry = room.rejoin(now, peer, user, metadata)?.entry;
             session.rooms.insert(name.clone());
             place(room, peer).map(|place| Done::Rejoined(place, entry))
         }
@@ -275,6 +275,7 @@ fn apply(
             Ok(Done::Left(entry, room.positions()))
         }
         Change::Update(metadata) => room.update(now, peer, metadata).map(Done::Updated),
+        Change::Fix(metadata) => room.fix(now, peer, metadata).map(Done::Updated),
         Change::Send(send) => {
             let first = send.seq == 1;
             let sent = room.send(now, peer, send)?;
@@ -314,7 +315,8 @@ mod tests {
     async fn rooms_that_are_only_remembered_are_counted_and_begin_again() {
         let retention =
             PerLane { signal: Retention::signal(ROOM_LINGER), bulk: Retention::bulk(ROOM_LINGER) };
-        let broker = MemoryBroker::new(RoomLimits { members: 9, retention });
+        let broker =
+            MemoryBroker::new(RoomLimits { members: 9, metadata_bytes: usize::MAX, retention });
         let author = Author {
             session: SessionId::parse("s").unwrap(),
             peer: PeerId::parse("p").unwrap(),

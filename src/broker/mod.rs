@@ -107,6 +107,8 @@ pub enum Change {
     Leave(LeaveReason),
     /// Replace the author's metadata.
     Update(Json),
+    /// The same with what it has to show, however much the room's members show.
+    Fix(Json),
     /// Append the author's message.
     Send(SendMessage),
     /// Pass something on past the log: to this addressee, or to everybody else. Members of the
@@ -135,7 +137,7 @@ pub enum Done {
     /// See [`Change::Leave`]; the entry is `None` if there was no membership. The positions
     /// are those right after it.
     Left(Option<Arc<Entry>>, Positions),
-    /// See [`Change::Update`].
+    /// See [`Change::Update`] and [`Change::Fix`].
     Updated(Arc<Entry>),
     /// See [`Change::Send`].
     Sent(Sent),

@@ -2,7 +2,7 @@
 //!
 //! # What lies where
 //! A room has five keys in one hash slot: `handover:{r:NAME}:` and `meta` (the epoch, the last
-//! offsets, the bytes held, since when it is empty), `members`, `s` and `b` (the logs: lists
+//! offsets, the bytes held and shown, since when it is empty), `members`, `s` and `b` (the logs: lists
 //! of lines), `past` (the newest generation and the highest `seq`s of sessions, kept while the
 //! session or the room lives, and the node that each member is on). A session has three:
 //! `handover:{s:ID}:` and `record`, `rooms`, `ever`. `handover:nodes` says which nodes there are.
@@ -289,7 +289,7 @@ impl RedisBroker {
         }
         args.extend([ROOM_LINGER * 2, ROOM_KEPT].map(|kept| millis(kept).to_string()));
         args.push(known.map(|known| known.epoch.to_string()).unwrap_or_default());
-        args.push(millis(PAST_KEPT).to_string());
+        args.extend([millis(PAST_KEPT).to_string(), self.limits.metadata_bytes.to_string()]);
         let ops = ops(fresh)?;
         let asked = ops.len();
         args.extend(ops.into_iter().flatten());

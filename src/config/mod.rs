@@ -145,6 +145,8 @@ pub struct Log {
 pub struct Capacity {
     /// Members a room may have.
     pub room_members: usize,
+    /// Bytes of metadata that they may show together.
+    pub room_metadata_bytes: usize,
     /// Connections at once.
     pub connections: usize,
     /// Those that have not said `hello`.
@@ -261,6 +263,7 @@ impl Config {
             },
             capacity: Capacity {
                 room_members: settings.room_members.value.size(),
+                room_metadata_bytes: settings.room_metadata_bytes.value.size(),
                 connections: settings.connections.value.size(),
                 ungreeted: settings.ungreeted.value.size(),
                 ungreeted_per_address: settings.ungreeted_per_address.value.size_or_any(),
@@ -331,7 +334,9 @@ fn check(settings: &Settings) -> Result<(), ConfigError> {
     check_reach(settings)?;
 
     let message = Bound::of("limits.message_bytes", &settings.message_bytes);
-    at_most(Bound::of("limits.metadata_bytes", &settings.metadata_bytes), message)?;
+    let metadata = Bound::of("limits.metadata_bytes", &settings.metadata_bytes);
+    at_most(metadata, message)?;
+    at_most(metadata, Bound::of("limits.room_metadata_bytes", &settings.room_metadata_bytes))?;
     at_most(message, Bound::of("retention.signal.bytes", &settings.signal_bytes))?;
     at_most(message, Bound::of("retention.bulk.bytes", &settings.bulk_bytes))
 }

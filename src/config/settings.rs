@@ -158,6 +158,8 @@ settings! {
     rooms: Count<1, ROOMS> = Count(ROOMS), "limits.rooms";
     /// Members a room may have.
     room_members: Count<2, 100_000> = Count(1_000), "limits.room_members";
+    /// Bytes of metadata that they may show together.
+    room_metadata_bytes: Count<2, { 1 << 30 }> = Count(256 << 10), "limits.room_metadata_bytes";
     /// Connections at once.
     connections: Count<1, 10_000_000> = Count(100_000), "limits.connections";
     /// Those among them that have not said `hello`.

@@ -72,6 +72,7 @@ fn every_setting_arrives() {
         ephemeral_bytes = 200
         rooms = 3
         room_members = 4
+        room_metadata_bytes = 400
         connections = 50
         ungreeted = 6
         ungreeted_per_address = 7
@@ -119,6 +120,7 @@ fn every_setting_arrives() {
     assert_eq!(limits, [8192, 100, 200, 128, 3]);
     let capacity = Capacity {
         room_members: 4,
+        room_metadata_bytes: 400,
         connections: 50,
         ungreeted: 6,
         ungreeted_per_address: 7,

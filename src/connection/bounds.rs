@@ -53,11 +53,17 @@ impl<T: Transport> Pump<T> {
         }
     }
 
-    /// Passes an answer on. The list of a room's members counts with what its asker sends: it is short
-    /// to ask for, and may be long.
+    /// Passes an answer on. A list of a room's members counts with what its asker sends, whatever it
+    /// asked: it is short to ask for, and may be long.
     pub(super) fn answered(&mut self, reply: Reply<SharedLog>) {
-        if let Outcome::Members { snapshot, .. } = &reply.outcome {
-            let told = snapshot.members.iter().map(|member| MEMBER_BYTES + member.metadata.len());
+        if let Outcome::Joined { snapshot, .. }
+        | Outcome::Members { snapshot, .. }
+        | Outcome::Snapshot { snapshot, .. } = &reply.outcome
+        {
+            let told = snapshot.members.iter().map(|member| {
+                let user = member.user.as_ref().map_or(0, |user| user.as_str().len());
+                MEMBER_BYTES + user + member.metadata.len()
+            });
             let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
             pace.handle_answer(self.shared.clock.now(), told.sum());
         }
@@ -77,7 +83,8 @@ impl<T: Transport> Pump<T> {
         self.shared.router.count(session, counted);
     }
 
-    /// Answers a `join` that may not be. Says whether it did.
+    /// Answers a `join` that may not be, be it one to a room that the session is in: its answer is as
+    /// long. Says whether it did.
     pub(super) fn forbids_join(&mut self, slot: Slot, room: &RoomName, op: &Op) -> bool {
         let Op::Join { id, .. } = op else { return false };
         let now = self.shared.clock.now();

@@ -10,6 +10,7 @@ use handover_protocol::pace::Rate;
 use handover_protocol::room::RoomLimits;
 use handover_protocol::wire::Codec;
 use handover_protocol::wire::frame::Frame;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -20,9 +21,9 @@ use crate::transport::PathSample;
 use crate::transport::accept::{Gate, GateLimits};
 
 /// What comes to a connection.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Coming {
-    Message(&'static str),
+    Message(Bytes),
     Datagram,
     SignOfLife,
 }
@@ -31,8 +32,17 @@ enum Coming {
 struct Treacherous {
     arriving: VecDeque<Coming>,
     closed_with: Arc<Mutex<Option<CloseCode>>>,
-    /// It does so once more when it is to be closed.
-    to_the_end: bool,
+    told: Arc<Mutex<Vec<Frame>>>,
+    then: Then,
+}
+
+/// What it does at the end.
+#[derive(Clone, Copy, PartialEq)]
+enum Then {
+    Fail,
+    /// ... and once more when it is to be closed.
+    FailAgain,
+    Close,
 }
 
 impl Transport for Treacherous {
@@ -62,19 +72,23 @@ impl Transport for Treacherous {
         if !intake.signal && !matches!(self.arriving.front(), Some(Coming::Datagram)) {
             return Poll::Pending;
         }
-        let (lane, said) = match self.arriving.pop_front().expect("a fault on purpose") {
+        if self.then == Then::Close && self.arriving.is_empty() {
+            return Poll::Ready(Err(TransportEnd::Closed));
+        }
+        let (lane, payload) = match self.arriving.pop_front().expect("a fault on purpose") {
             Coming::Message(said) => (Lane::Signal, said),
-            Coming::Datagram => (Lane::Ephemeral, "{}"),
+            Coming::Datagram => (Lane::Ephemeral, Bytes::from_static(b"{}")),
             Coming::SignOfLife => return Poll::Ready(Ok(Inbound::Alive)),
         };
-        Poll::Ready(Ok(Inbound::Frame { lane, payload: Bytes::from_static(said.as_bytes()) }))
+        Poll::Ready(Ok(Inbound::Frame { lane, payload }))
     }
 
     fn poll_ready(&mut self, _: &mut Context<'_>, _: Lane) -> Poll<Result<(), TransportEnd>> {
         Poll::Ready(Ok(()))
     }
 
-    fn start_send(&mut self, _: Lane, _: Frame) -> Result<(), TransportEnd> {
+    fn start_send(&mut self, _: Lane, frame: Frame) -> Result<(), TransportEnd> {
+        self.told.lock().unwrap().push(frame);
         Ok(())
     }
 
@@ -85,7 +99,7 @@ impl Transport for Treacherous {
     fn keep_alive(&mut self) {}
 
     async fn close(self, last: Option<Frame>, code: CloseCode, _: Duration) {
-        assert!(!self.to_the_end, "a fault on purpose");
+        assert!(self.then != Then::FailAgain, "a fault on purpose");
         assert!(last.is_some(), "it is told why");
         *self.closed_with.lock().unwrap() = Some(code);
     }
@@ -99,7 +113,7 @@ fn shared(pace: PaceLimits) -> Arc<Shared> {
 fn pressed(pace: PaceLimits, pressure: Pressure) -> Arc<Shared> {
     let window = Duration::from_secs(120);
     let retention = PerLane { signal: Retention::signal(window), bulk: Retention::bulk(window) };
-    let limits = RoomLimits { members: 9, retention };
+    let limits = RoomLimits { members: 9, metadata_bytes: usize::MAX, retention };
     let (clock, metrics) = (Clock::start(), Arc::<Metrics>::default());
     let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
     let broker = Arc::new(MemoryBroker::new(limits));
@@ -131,11 +145,20 @@ async fn closed_with(
     arriving: impl IntoIterator<Item = Coming>,
 ) -> Option<CloseCode> {
     let closed_with = Arc::default();
-    let arriving = arriving.into_iter().collect();
-    let transport =
-        Treacherous { arriving, closed_with: Arc::clone(&closed_with), to_the_end: false };
-    serve(shared, transport).await;
+    let (arriving, told) = (arriving.into_iter().collect(), Arc::default());
+    let (then, kept) = (Then::Fail, Arc::clone(&closed_with));
+    serve(shared, Treacherous { arriving, closed_with: kept, told, then }).await;
     *closed_with.lock().unwrap()
+}
+
+/// What a client is told that says this and goes.
+async fn told(shared: &Arc<Shared>, said: &[Value]) -> Vec<Value> {
+    let message = |said: &Value| Coming::Message(said.to_string().into());
+    let (arriving, told) = (said.iter().map(message).collect(), Arc::default());
+    let (then, closed_with) = (Then::Close, Arc::default());
+    serve(shared, Treacherous { arriving, closed_with, told: Arc::clone(&told), then }).await;
+    let told = told.lock().unwrap();
+    told.iter().map(|frame| serde_json::from_slice(&frame.payload()).unwrap()).collect()
 }
 
 async fn serve(shared: &Arc<Shared>, transport: Treacherous) {
@@ -144,8 +167,8 @@ async fn serve(shared: &Arc<Shared>, transport: Treacherous) {
     run(transport, gate.admit(entered).unwrap(), shared.clone()).await;
 }
 
-const HELLO: Coming = Coming::Message(r#"{"type":"hello","version":1}"#);
-const JOIN: Coming = Coming::Message(r#"{"type":"join","id":1,"room":"r"}"#);
+const HELLO: Coming = Coming::Message(Bytes::from_static(br#"{"type":"hello","version":1}"#));
+const JOIN: Coming = Coming::Message(Bytes::from_static(br#"{"type":"join","id":1,"room":"r"}"#));
 
 #[tokio::test]
 async fn a_panic_ends_its_connection_alone_and_is_counted() {
@@ -164,8 +187,8 @@ async fn a_panic_ends_its_connection_alone_and_is_counted() {
 #[tokio::test]
 async fn a_panic_in_the_farewell_is_counted_too() {
     let shared = shared(PaceLimits::default());
-    let arriving = [HELLO, JOIN].into();
-    serve(&shared, Treacherous { arriving, closed_with: Arc::default(), to_the_end: true }).await;
+    let (arriving, closed_with, told) = ([HELLO, JOIN].into(), Arc::default(), Arc::default());
+    serve(&shared, Treacherous { arriving, closed_with, told, then: Then::FailAgain }).await;
     let counted = shared.metrics.encode().unwrap();
     assert!(counted.contains("handover_panics_total 2"), "{counted}");
     assert!(counted.contains("handover_sessions 1"), "{counted}");
@@ -194,5 +217,54 @@ async fn datagrams_without_end_are_too_much_while_nothing_is_read() {
     let closed = closed_with(&shared, std::iter::once(HELLO).chain(datagrams)).await;
     assert_eq!(closed, Some(CloseCode::RateLimited));
     assert!(!shared.metrics.encode().unwrap().contains("{reason=\"unread\"} 0"));
+    shared.stopping.cancel();
+}
+
+/// It is short to ask who is in a room, and the answer may be long, whatever the question was.
+#[tokio::test]
+async fn lists_of_members_count_with_what_their_asker_sends() {
+    let hello = json!({"type": "hello", "version": 1});
+    let shown = json!({"text": "x".repeat(1_200)});
+    let join = json!({"type": "join", "id": 1, "room": "r", "metadata": shown});
+    let ping = json!({"type": "ping", "id": 9});
+    for what in ["nothing", "members", "join", "resume"] {
+        // Joining takes 1,200 bytes, and being told of that as many.
+        let bytes = Some(Rate { per_s: 0, burst: 3_000 });
+        let shared = shared(PaceLimits { bytes, ..PaceLimits::default() });
+        let again = match what {
+            "resume" | "nothing" => ping.clone(),
+            _ => json!({"type": what, "id": 2, "room": "r"}),
+        };
+        let mut heard = told(&shared, &[hello.clone(), join.clone(), again, ping.clone()]).await;
+        assert_eq!(heard[1]["type"], "joined");
+        if what == "resume" {
+            let welcome = &heard[0];
+            let resume =
+                json!({"session": welcome["session"], "secret": welcome["secret"], "rooms": {}});
+            let hello = json!({"type": "hello", "version": 1, "resume": resume});
+            // Answered behind the new start.
+            let update = json!({"type": "update", "id": 3, "room": "r", "metadata": {}});
+            heard = told(&shared, &[hello, update, ping.clone()]).await;
+            assert!(heard.iter().any(|message| message["type"] == "reset"), "{heard:?}");
+        }
+        let code = heard.iter().rfind(|message| message["id"] == 9).map(|last| &last["code"]);
+        let expected = if what == "nothing" { json!(null) } else { json!("rate_limited") };
+        assert_eq!(code, Some(&expected), "{what}: {heard:?}");
+        shared.stopping.cancel();
+    }
+}
+
+#[tokio::test]
+async fn joining_again_counts_as_joining() {
+    let joins = Some(Rate { per_s: 0, burst: 2 });
+    let shared = shared(PaceLimits { joins, ..PaceLimits::default() });
+    let join = json!({"type": "join", "id": 1, "room": "r"});
+    let leave = json!({"type": "leave", "id": 1, "room": "r"});
+    let hello = json!({"type": "hello", "version": 1});
+    let heard = told(&shared, &[hello, join.clone(), join.clone(), join, leave]).await;
+    let answers: Vec<_> =
+        heard.iter().filter(|m| m["id"] == 1).map(|m| m["code"].as_str().unwrap_or("ok")).collect();
+    // Refused, it is still in the room.
+    assert_eq!(answers, ["ok", "ok", "rate_limited", "ok"], "{heard:?}");
     shared.stopping.cancel();
 }

@@ -179,7 +179,7 @@ impl LiveRoom {
                 }
                 Command::Fix(author, metadata) => {
                     if !self.shows(author.peer, &metadata) {
-                        ops.push(RoomOp { author, change: Change::Update(metadata.clone()) });
+                        ops.push(RoomOp { author, change: Change::Fix(metadata.clone()) });
                         then.push(Then::Fixed(author, metadata));
                     }
                 }

@@ -151,7 +151,7 @@ const WINDOW: Duration = Duration::from_secs(120);
 
 fn limits() -> RoomLimits {
     let retention = PerLane { signal: Retention::signal(WINDOW), bulk: Retention::bulk(WINDOW) };
-    RoomLimits { members: 9, retention }
+    RoomLimits { members: 9, metadata_bytes: usize::MAX, retention }
 }
 
 fn start_on(broker: Arc<dyn Broker>, limits: RoomLimits) -> Router {

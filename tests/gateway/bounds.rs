@@ -29,9 +29,15 @@ async fn what_is_too_much_is_refused_on_that_request_alone() {
     let served = Served::with(|config| {
         config.limits.rooms = 2;
         config.capacity.room_members = 2;
+        config.capacity.room_metadata_bytes = 4_096;
     })
     .await;
     let _inside = served.both("full").await;
+    let shown = json!({"k": "x".repeat(3_000)});
+    let shows = json!({"type": "join", "id": 9, "room": "shown", "metadata": shown});
+    let mut showing = served.websocket().await;
+    showing.send("signal", shows.clone()).await;
+    showing.expect("signal", "joined").await;
     for mut member in [served.websocket().await, served.webtransport().await] {
         let join = |room: &str| json!({"type": "join", "id": 9, "room": room});
         for room in ["", " a", "a ", "a\n", "\u{7f}"] {
@@ -42,6 +48,7 @@ async fn what_is_too_much_is_refused_on_that_request_alone() {
         showing["metadata"] = json!({"k": "x".repeat(4_096)});
         is_refused(&mut member, showing, "too_large").await;
         is_refused(&mut member, join("full"), "room_full").await;
+        is_refused(&mut member, shows.clone(), "too_large").await;
         let deep = format!("{}1{}", "[".repeat(65), "]".repeat(65));
         let nested = json!({
             "type": "join", "id": 9, "room": "room",

@@ -52,6 +52,10 @@ impl Refusal {
     /// The answer to everything but `join` from who is not in the room.
     pub const NOT_A_MEMBER: Refusal =
         Refusal::new(ErrorCode::NotAMember, "not a member of this room");
+
+    /// The answer to who would show more in a room than it may hold of everybody.
+    pub const TOO_MUCH_SHOWN: Refusal =
+        Refusal::new(ErrorCode::TooLarge, "too much metadata in this room, with everybody else's");
 }
 
 /// What became of a `send`.
@@ -88,8 +92,21 @@ pub struct Joining {
 pub struct RoomLimits {
     /// Members at the most.
     pub members: usize,
+    /// Bytes of metadata that they may show together; see [`RoomLimits::refuses`].
+    pub metadata_bytes: usize,
     /// How much of each log is kept.
     pub retention: PerLane<Retention>,
+}
+
+impl RoomLimits {
+    /// Whether who shows `had` bytes of metadata may not show `wanted` where everybody shows
+    /// `shown`. No more than an equal share is never refused: a few who show much do not keep the
+    /// others out. So all of them show at most twice [`RoomLimits::metadata_bytes`].
+    pub fn refuses(&self, shown: usize, had: usize, wanted: usize) -> bool {
+        let share = (self.metadata_bytes / self.members.max(1)).max("{}".len());
+        let together = shown.saturating_sub(had).saturating_add(wanted);
+        wanted > had && wanted > share && together > self.metadata_bytes
+    }
 }
 
 /// What sessions have sent in a room that is removed, in as little as that takes.
@@ -119,6 +136,8 @@ pub struct Room {
     limits: RoomLimits,
     logs: PerLane<Log>,
     members: HashMap<PeerId, Member>,
+    /// Bytes of metadata that they show.
+    shown: usize,
     /// Since when nobody has been in it; meaningless while somebody is.
     empty_since: Time,
     /// Kept when a member leaves: a `seq` belongs to the session, not to the membership.
@@ -134,6 +153,7 @@ impl Room {
             limits,
             logs: PerLane::default(),
             members: HashMap::new(),
+            shown: 0,
             empty_since: now,
             applied: HashMap::new(),
         }
@@ -145,6 +165,7 @@ impl Room {
         self.empty_since = now;
         self.logs = PerLane::default();
         self.members.clear();
+        self.shown = 0;
     }
 
     /// What has to be remembered of it once it is removed.
@@ -191,6 +212,22 @@ impl Room {
         user: Option<UserId>,
         metadata: Option<Json>,
     ) -> Result<Joining, Refusal> {
+        let metadata = metadata.unwrap_or_else(Json::empty_object);
+        let is_full = self.members.len() >= self.limits.members;
+        if !self.is_member(peer) && !is_full && self.limits.refuses(self.shown, 0, metadata.len()) {
+            return Err(Refusal::TOO_MUCH_SHOWN);
+        }
+        self.rejoin(now, peer, user, Some(metadata))
+    }
+
+    /// The same for who was a member before the room was lost: it shows what it has shown.
+    pub fn rejoin(
+        &mut self,
+        now: Time,
+        peer: PeerId,
+        user: Option<UserId>,
+        metadata: Option<Json>,
+    ) -> Result<Joining, Refusal> {
         if self.is_member(peer) {
             return Ok(Joining { snapshot: self.snapshot(peer), entry: None });
         }
@@ -198,6 +235,7 @@ impl Room {
             return Err(Refusal::new(ErrorCode::RoomFull, "this room is full"));
         }
         let metadata = metadata.unwrap_or_else(Json::empty_object);
+        self.shown += metadata.len();
         let event = Event::Joined { user: user.clone(), metadata: metadata.clone() };
         let entry = self.append(now, LogLane::Signal, peer, event);
         let since = entry.offset;
@@ -207,7 +245,7 @@ impl Room {
 
     /// Ends `peer`'s membership, if it is a member.
     pub fn leave(&mut self, now: Time, peer: PeerId, reason: LeaveReason) -> Option<Arc<Entry>> {
-        self.members.remove(&peer)?;
+        self.shown -= self.members.remove(&peer)?.metadata.len();
         self.empty_since = now;
         Some(self.append(now, LogLane::Signal, peer, Event::Left { reason }))
     }
@@ -219,7 +257,17 @@ impl Room {
         peer: PeerId,
         metadata: Json,
     ) -> Result<Arc<Entry>, Refusal> {
+        let had = self.metadata(peer).ok_or(Refusal::NOT_A_MEMBER)?.len();
+        if self.limits.refuses(self.shown, had, metadata.len()) {
+            return Err(Refusal::TOO_MUCH_SHOWN);
+        }
+        self.fix(now, peer, metadata)
+    }
+
+    /// The same with what `peer` has to show, however much everybody else does.
+    pub fn fix(&mut self, now: Time, peer: PeerId, metadata: Json) -> Result<Arc<Entry>, Refusal> {
         let member = self.members.get_mut(&peer).ok_or(Refusal::NOT_A_MEMBER)?;
+        self.shown = self.shown - member.metadata.len() + metadata.len();
         member.metadata = metadata.clone();
         Ok(self.append(now, LogLane::Signal, peer, Event::Updated { metadata }))
     }

@@ -9,7 +9,7 @@ fn peer(name: &str) -> PeerId {
 fn room(members: usize) -> Room {
     let window = Duration::from_secs(120);
     let retention = PerLane { signal: Retention::signal(window), bulk: Retention::bulk(window) };
-    let limits = RoomLimits { members, retention };
+    let limits = RoomLimits { members, metadata_bytes: 1_000, retention };
     Room::new(Time::ZERO, RoomName::parse("r").unwrap(), Epoch::parse("e1").unwrap(), limits)
 }
 
@@ -45,6 +45,41 @@ fn a_full_room_refuses_newcomers_but_not_members() {
     room.join(Time::ZERO, peer("a"), None, None).unwrap();
     assert_eq!(code(room.join(Time::ZERO, peer("b"), None, None)), ErrorCode::RoomFull);
     assert!(room.join(Time::ZERO, peer("a"), None, None).is_ok());
+}
+
+#[test]
+fn what_members_show_together_is_bounded_and_nobody_is_refused_an_equal_share() {
+    let shown = |bytes| match bytes {
+        2 => Json::empty_object(),
+        _ => Json::parse(format!(r#"{{"":"{}"}}"#, "x".repeat(bytes - 7)).as_bytes()).unwrap(),
+    };
+    let mut room = room(4);
+    let join = |room: &mut Room, name, bytes| {
+        room.join(Time::ZERO, peer(name), None, Some(shown(bytes))).map(drop)
+    };
+    assert_eq!(join(&mut room, "a", 900), Ok(()));
+    assert_eq!(join(&mut room, "b", 251), Err(Refusal::TOO_MUCH_SHOWN));
+    assert!(!room.is_member(peer("b")));
+    assert_eq!(join(&mut room, "b", 250), Ok(()));
+    assert_eq!(join(&mut room, "c", 2), Ok(()));
+    let update =
+        |room: &mut Room, name, bytes| room.update(Time::ZERO, peer(name), shown(bytes)).map(drop);
+    assert_eq!(update(&mut room, "c", 251), Err(Refusal::TOO_MUCH_SHOWN));
+    assert_eq!(update(&mut room, "a", 901), Err(Refusal::TOO_MUCH_SHOWN));
+    assert_eq!(room.metadata(peer("a")).map(Json::len), Some(900));
+    assert_eq!(update(&mut room, "a", 899), Ok(()), "less is never too much");
+    assert_eq!(update(&mut room, "a", 748), Ok(()));
+    assert_eq!(update(&mut room, "a", 749), Err(Refusal::TOO_MUCH_SHOWN), "1,000 are used up");
+    // Who has to show something, or has shown it before, does.
+    room.fix(Time::ZERO, peer("c"), shown(900)).unwrap();
+    room.rejoin(Time::ZERO, peer("d"), None, Some(shown(900))).unwrap();
+    assert_eq!(update(&mut room, "a", 749), Err(Refusal::TOO_MUCH_SHOWN));
+    for name in ["c", "d"] {
+        room.leave(Time::ZERO, peer(name), LeaveReason::Left).unwrap();
+    }
+    assert_eq!(update(&mut room, "a", 750), Ok(()));
+    room.begin(Time::ZERO, Epoch::parse("e2").unwrap());
+    assert_eq!(join(&mut room, "a", 1_000), Ok(()), "nobody shows anything in a new life");
 }
 
 #[test]

@@ -9,11 +9,13 @@ mod greeting;
 mod haste;
 mod replies;
 mod requests;
+mod resets;
 mod token;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use self::resets::Resets;
 use super::grant::Pass;
 use super::membership::{Membership, Next, Standing};
 use super::outbox::Outbox;
@@ -164,6 +166,8 @@ pub struct ServerSession<L> {
     notes: Vec<Note>,
     /// One request on a room at a time is with the router; sends are not counted.
     waiting: bool,
+    /// Memberships that wait to start again.
+    resets: Resets,
     /// A `join` that waits for an ended membership to have said everything.
     held_join: Option<(RoomName, Op)>,
     closing: Option<Close>,
@@ -186,6 +190,7 @@ impl<L: RoomLog> ServerSession<L> {
             actions: VecDeque::new(),
             notes: Vec::new(),
             waiting: false,
+            resets: Resets::default(),
             held_join: None,
             closing: None,
         }
@@ -260,6 +265,12 @@ impl<L: RoomLog> ServerSession<L> {
 
     /// The next frame for a reliable lane. Answers come before entries, rooms take turns.
     pub fn poll_transmit(&mut self, now: Time, lane: LogLane) -> Option<Frame> {
+        let frame = self.next_frame(now, lane);
+        self.ask_for_resets();
+        frame
+    }
+
+    fn next_frame(&mut self, now: Time, lane: LogLane) -> Option<Frame> {
         if let Some(frame) = self.outbox.pop(lane) {
             return Some(frame);
         }
@@ -320,29 +331,13 @@ impl<L: RoomLog> ServerSession<L> {
         }
     }
 
-    fn start_again(&mut self, slot: Slot, reason: ResetReason) {
-        let Some(membership) = self.memberships.iter_mut().find(|m| m.slot == slot) else {
-            return;
-        };
-        if matches!(membership.standing, Standing::Left(_)) {
-            let index = self.memberships.iter().position(|m| m.slot == slot);
-            return index.map_or((), |index| self.remove(index));
-        }
-        membership.standing = Standing::Resetting;
-        let (slot, room) = (membership.slot, membership.room.clone());
-        self.actions.push_back(Action::Request(Request {
-            slot,
-            room,
-            op: Op::Snapshot { reason },
-        }));
-    }
-
     fn remove(&mut self, index: usize) {
         let mut membership = self.memberships.remove(index);
         for (lane, frame) in membership.take_answers() {
             self.outbox.release(frame.len());
             self.outbox.push(lane, frame);
         }
+        self.resets.forget(membership.slot);
         self.actions.push_back(Action::Forget(membership.slot));
         if let Some((room, op)) = self.held_join.take() {
             self.join(room, op);

@@ -52,7 +52,8 @@ impl Default for Bench {
 impl Bench {
     /// Rooms keep so much and take 100 members.
     pub fn keeping(retention: PerLane<Retention>) -> Self {
-        let gateway = Gateway::new(settings(), RoomLimits { members: 100, retention });
+        let limits = RoomLimits { members: 100, metadata_bytes: 1 << 20, retention };
+        let gateway = Gateway::new(settings(), limits);
         Bench { now: Time::ZERO, gateway }
     }
 

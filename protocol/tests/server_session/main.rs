@@ -9,5 +9,6 @@ mod limits;
 mod membership;
 mod order;
 mod refused;
+mod resets;
 mod resume;
 mod seq;

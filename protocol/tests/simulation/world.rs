@@ -112,7 +112,10 @@ impl World {
         let (entries, age) = (plan.entries_kept, plan.kept_for);
         let keep = Retention { entries, age, bytes: 4 << 20, window: Duration::ZERO };
         let retention = PerLane { signal: keep, bulk: keep };
-        let mut gateway = Gateway::new(settings, RoomLimits { members: 5, retention });
+        let mut gateway = Gateway::new(
+            settings,
+            RoomLimits { members: 5, metadata_bytes: usize::MAX, retention },
+        );
         if let Some(n) = plan.mishaps {
             gateway.fail_one_in(n, rng.any());
         }

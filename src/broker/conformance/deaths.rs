@@ -160,7 +160,7 @@ async fn databases_do_not_hear_each_other() {
 async fn members_are_told_once_in_a_go() {
     let many: Vec<String> = (0..100).map(|n| format!("peer-{n}")).collect();
     let names: Vec<&str> = many.iter().map(String::as_str).collect();
-    let limits = RoomLimits { members: 100, ..limits(GENEROUS) };
+    let limits = RoomLimits { members: 100, metadata_bytes: usize::MAX, ..limits(GENEROUS) };
     let (here, _) = Nodes::with::<Redis>(limits, &names).await;
     let metadata = Some(json(&format!("\"{}\"", "x".repeat(1_000))));
     let join = Change::Join { user: None, metadata };

@@ -109,6 +109,35 @@ async fn put_back(server: &Server, copies: Copies) {
     }
 }
 
+/// Gateways of an earlier version change members without counting what they show.
+#[tokio::test]
+async fn what_is_shown_and_not_counted_is_counted_within_a_minute() {
+    let (here, there) = Nodes::with::<Redis>(limits(GENEROUS), &["ann", "bob", "cid"]).await;
+    let join = |bytes| Change::Join { user: None, metadata: Some(shown(bytes)) };
+    here.ask(author("ann"), join(900)).await.unwrap();
+    let mut line = server(&here).line().await;
+    let mut set = async |metadata: Json| {
+        let text = format!("1 0 null\n{}", metadata.as_str());
+        let mut set = ::redis::cmd("HSET");
+        set.arg(key("members")).arg("ann").arg(text);
+        set.query_async::<::redis::Value>(&mut line).await.unwrap();
+    };
+    set(shown(400)).await;
+    let too_much = Some(handover_protocol::wire::ErrorCode::TooLarge);
+    assert_eq!(code(there.ask(author("bob"), join(600)).await), too_much, "as it was counted");
+    assert_eq!(code(there.later(60).ask(author("bob"), join(600)).await), None);
+    there.later(60).leave(author("bob")).await;
+    set(shown(900)).await;
+    assert_eq!(code(there.later(120).ask(author("cid"), join(600)).await), too_much);
+    // Without the count, as in a room that an earlier version began.
+    set(shown(500)).await;
+    let mut del = ::redis::cmd("HDEL");
+    del.arg(key("meta")).arg("shown").arg("counted");
+    del.query_async::<::redis::Value>(&mut server(&here).line().await).await.unwrap();
+    assert_eq!(code(there.later(121).ask(author("cid"), join(500)).await), None);
+    assert_eq!(code(there.later(121).ask(author("bob"), join(334)).await), too_much);
+}
+
 #[tokio::test]
 async fn a_log_that_has_lost_entries_begins_a_new_epoch() {
     let (here, there) = Nodes::joined::<Redis>(limits(GENEROUS), &["ann", "bob"]).await;

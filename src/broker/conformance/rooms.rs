@@ -138,6 +138,40 @@ pub(super) async fn a_full_room_takes_nobody_but_its_members<K: Kind>() {
     there.join(author("dan")).await.unwrap();
 }
 
+pub(super) async fn what_members_show_together_is_bounded<K: Kind>() {
+    let everybody = ["ann", "bob", "cid"];
+    let (here, there) = Nodes::with::<K>(limits(GENEROUS), &everybody).await;
+    let [ann, bob, cid] = everybody.map(author);
+    let join = |bytes| Change::Join { user: None, metadata: Some(shown(bytes)) };
+    let update = |bytes| Change::Update(shown(bytes));
+    let too_much = Some(ErrorCode::TooLarge);
+    // Of 1,000 bytes for three a third is nobody refused.
+    assert_eq!(code(here.ask(ann, join(900)).await), None);
+    assert_eq!(code(there.ask(bob, join(334)).await), too_much);
+    assert_eq!(code(there.snapshot(bob).await), Some(ErrorCode::NotAMember));
+    assert_eq!(code(there.ask(bob, join(333)).await), None);
+    assert_eq!(code(here.join(cid).await), None);
+    assert_eq!(code(here.ask(cid, update(334)).await), too_much);
+    assert_eq!(code(there.ask(ann, update(901)).await), too_much);
+    assert_eq!(here.snapshot(ann).await.unwrap().members[0].metadata.len(), 900);
+    assert_eq!(code(there.ask(ann, update(899)).await), None, "less is never too much");
+    assert_eq!(code(here.ask(ann, update(665)).await), None);
+    assert_eq!(code(there.ask(ann, update(666)).await), too_much, "1,000 are used up");
+    // Who has to show something, or has shown it before, does.
+    assert_eq!(code(here.ask(cid, Change::Fix(shown(900))).await), None);
+    here.leave(bob).await;
+    let seq = PerLane::default();
+    let rejoin = Change::Rejoin { user: None, metadata: Some(shown(900)), seq };
+    assert_eq!(code(there.ask(bob, rejoin).await), None);
+    assert_eq!(code(here.ask(ann, update(666)).await), too_much);
+    // What is gone counts no more.
+    here.leave(cid).await;
+    there.leave(bob).await;
+    assert_eq!(code(there.ask(ann, update(1_000)).await), None);
+    here.leave(ann).await;
+    assert_eq!(code(here.ask(bob, join(1_000)).await), None);
+}
+
 pub(super) async fn addressees_are_members_and_others<K: Kind>() {
     let (here, there) = Nodes::joined::<K>(limits(GENEROUS), &["ann", "bob"]).await;
     let (ann, bob) = (author("ann"), author("bob"));

@@ -5,7 +5,7 @@
 --   14-17 signal: entries, bytes, age, window; 18-21 bulk: the same;
 --   22 ms an empty room is kept at the most, 23 one that has members and no node to look after
 --   them; 24 the epoch the room has to have ('' for any); 25 ms that what sessions did is
---   remembered without them and without the room
+--   remembered without them and without the room; 26 bytes of metadata that members may show together
 --   then 8 for each change: kind, peer, generation, event, bytes it counts for, x, y, z
 -- Returns nothing, and changes nothing, if the room is not in that life (any more); 'W', and
 -- changes nothing, if that has to wait. Otherwise a
@@ -101,26 +101,73 @@ local function at_home(peer)
   redis.call('HSET', past, 'h:' .. peer, ARGV[12] .. ' ' .. ARGV[1])
 end
 
+-- Bytes of metadata that a member shows.
+local function shown_by(member)
+  return #member - member:find('\n', 1, true)
+end
+
+-- The sum of it is kept up by every change, and counted anew once a minute where it is needed:
+-- gateways of an earlier version change members without it.
+local function shown()
+  local sum, counted = unpack(redis.call('HMGET', meta, 'shown', 'counted'))
+  if sum and counted and math.abs(now - tonumber(counted)) < 60000000 then
+    return tonumber(sum)
+  end
+  sum = 0
+  for _, member in ipairs(redis.call('HVALS', members)) do
+    sum = sum + shown_by(member)
+  end
+  redis.call('HSET', meta, 'shown', text(sum), 'counted', text(now))
+  return sum
+end
+
+local function shows(more)
+  if more ~= 0 then
+    redis.call('HINCRBY', meta, 'shown', text(more))
+  end
+end
+
+-- As `RoomLimits::refuses`: no more than an equal share is never refused.
+local function is_too_much(had, wanted)
+  local most = tonumber(ARGV[26])
+  local share = math.max(math.floor(most / tonumber(ARGV[13])), #'{}')
+  return wanted > had and wanted > share and shown() - had + wanted > most
+end
+
+-- Takes a member out. Says whether it was one.
+local function take_out(peer)
+  local member = redis.call('HGET', members, peer)
+  if member then
+    redis.call('HDEL', members, peer)
+    shows(-shown_by(member))
+  end
+  return member
+end
+
 local change = {}
 
 -- The entry, if it was no member; or a refusal.
-local function enter(peer, event, cost, user, metadata)
+local function enter(peer, event, cost, user, metadata, is_back)
   if redis.call('HEXISTS', members, peer) == 1 then
     return nil
   end
   if redis.call('HLEN', members) >= tonumber(ARGV[13]) then
     return nil, refuse('room_full')
   end
+  if not is_back and is_too_much(0, #metadata) then
+    return nil, refuse('too_much_shown')
+  end
   local line, offset = append('s', peer, event, cost)
   redis.call('HSET', members, peer, offset .. ' 0 ' .. user .. '\n' .. metadata)
+  shows(#metadata)
   redis.call('HDEL', past, 'x:' .. peer)
   at_home(peer)
   look_after()
   return line
 end
 
-function change.J(peer, ...)
-  local line, refused = enter(peer, ...)
+function change.J(peer, event, cost, user, metadata)
+  local line, refused = enter(peer, event, cost, user, metadata)
   return refused or snapshot(peer, line)
 end
 
@@ -131,7 +178,8 @@ function change.K(peer, event, cost, user, metadata, seqs)
       redis.call('HSET', past, lane .. ':' .. peer, seq .. ' 0 ' .. epoch)
     end
   end
-  local line, refused = enter(peer, event, cost, user, metadata)
+  -- What it shows it has shown before.
+  local line, refused = enter(peer, event, cost, user, metadata, true)
   if not refused then
     at_home(peer)
   end
@@ -156,7 +204,7 @@ local function forget_in_time(peer)
 end
 
 function change.L(peer, event, cost)
-  if redis.call('HDEL', members, peer) == 0 then
+  if not take_out(peer) then
     return { 'N', epoch, last('s'), last('b') }
   end
   redis.call('HDEL', past, 'h:' .. peer)
@@ -166,8 +214,15 @@ function change.L(peer, event, cost)
   return { 'E', line, epoch, last('s'), last('b') }
 end
 
-function change.U(peer, event, cost, metadata)
-  local since, away, user = redis.call('HGET', members, peer):match('^(%d+) (%d) ([^\n]*)\n')
+-- What is fixed by a token is shown, however much everybody else shows.
+function change.U(peer, event, cost, metadata, is_fixed)
+  local member = redis.call('HGET', members, peer)
+  local since, away, user = member:match('^(%d+) (%d) ([^\n]*)\n')
+  local had = shown_by(member)
+  if is_fixed ~= '1' and is_too_much(had, #metadata) then
+    return refuse('too_much_shown')
+  end
+  shows(#metadata - had)
   redis.call('HSET', members, peer, since .. ' ' .. away .. ' ' .. user .. '\n' .. metadata)
   return { 'E', (append('s', peer, event, cost)), epoch, last('s'), last('b') }
 end
@@ -289,7 +344,7 @@ function change.O(back, away_event, cost, living, expired_event, listed)
       end
       ends = ends and math.max(ends, back + looks)
       if ends and ends <= now then
-        redis.call('HDEL', members, peer)
+        take_out(peer)
         redis.call('HDEL', past, 'h:' .. peer)
         forget_in_time(peer)
         append('s', peer, expired_event, cost)
@@ -367,14 +422,14 @@ end
 -- messages come behind those who are members of its next life.
 local is_calm = epoch and is_ahead(redis.call('HGET', meta, 'calm'))
 if is_unsure or is_calm then
-  for i = 26, #ARGV - 2, 8 do
+  for i = 27, #ARGV - 2, 8 do
     if ARGV[i] == 'M' or (is_unsure and ('JKLUA'):find(ARGV[i], 1, true)) then
       return 'W'
     end
   end
 end
 local answers = {}
-for i = 26, #ARGV - 2, 8 do
+for i = 27, #ARGV - 2, 8 do
   answers[#answers + 1] = apply(unpack(ARGV, i, i + 7))
 end
 answers[#answers + 1] = { epoch or '', last('s'), last('b') }

@@ -38,6 +38,7 @@ pub(super) fn terms(options: &Options) -> String {
         format!("resume_window_ms={}", millis(*resume_window)),
         format!("broker_replicas={replicas}"),
         format!("limits.room_members={}", limits.members),
+        format!("limits.room_metadata_bytes={}", limits.metadata_bytes),
     ];
     for (lane, keep) in [("signal", limits.retention.signal), ("bulk", limits.retention.bulk)] {
         terms.push(format!("retention.{lane}.entries={}", keep.entries));

@@ -43,9 +43,10 @@ pub(super) fn op_args(
             (kind, Some(Event::Joined { user: user.clone(), metadata }), shown)
         }
         Change::Leave(reason) => ("L", Some(Event::Left { reason: *reason }), Default::default()),
-        Change::Update(metadata) => {
+        Change::Update(metadata) | Change::Fix(metadata) => {
             let event = Event::Updated { metadata: metadata.clone() };
-            ("U", Some(event), [metadata.as_str().to_owned(), String::new(), String::new()])
+            let fixed = if let Change::Fix(_) = op.change { "1" } else { "" };
+            ("U", Some(event), [metadata.as_str().to_owned(), fixed.to_owned(), String::new()])
         }
         Change::Send(send) => {
             let lane = match send.lane {
@@ -195,7 +196,7 @@ pub(super) fn done(
             match change {
                 Change::Send(_) => Done::Sent(Sent::Appended(entry)),
                 Change::Leave(_) => Done::Left(Some(entry), fields.positions()?),
-                Change::Update(_) => Done::Updated(entry),
+                Change::Update(_) | Change::Fix(_) => Done::Updated(entry),
                 Change::MarkAway(_) => Done::Marked(Some(entry)),
                 Change::Join { .. }
                 | Change::Rejoin { .. }

@@ -246,6 +246,7 @@ impl Fields {
         Ok(match code.as_str() {
             "not_a_member" => Refusal::NOT_A_MEMBER,
             "room_full" => Refusal::new(ErrorCode::RoomFull, "this room is full"),
+            "too_much_shown" => Refusal::TOO_MUCH_SHOWN,
             "oneself" => Refusal::new(ErrorCode::BadRequest, "a message to oneself"),
             "no_such_peer" => {
                 Refusal::new(ErrorCode::NoSuchPeer, "the addressee is not in this room")

@@ -18,6 +18,14 @@ const LIMITED_AFTER_MS: u64 = 1_000;
 impl<L: RoomLog> ServerSession<L> {
     /// Takes a room's answer.
     pub fn handle_reply(&mut self, reply: Reply<L>) {
+        if answers_reset(&reply.outcome) {
+            self.resets.answered(reply.slot);
+        }
+        self.take_reply(reply);
+        self.ask_for_resets();
+    }
+
+    fn take_reply(&mut self, reply: Reply<L>) {
         let answers_request = answers_request(&reply.outcome);
         self.waiting &= !answers_request;
         let found = self.memberships.iter().position(|m| m.slot == reply.slot);
@@ -30,7 +38,12 @@ impl<L: RoomLog> ServerSession<L> {
             Outcome::Joined { id, snapshot, start } => self.joined(index, id, snapshot, start),
             Outcome::Left { id, at } => {
                 let frame = self.codec.encode_server(&ServerMessage::Ok { id });
-                self.memberships[index].standing = Standing::Left(at);
+                let standing = &mut self.memberships[index].standing;
+                if std::mem::replace(standing, Standing::Left(at)) == Standing::Resetting {
+                    // Its new start could not be had in time. Nothing more can be told of it.
+                    self.remove(index);
+                    return self.outbox.push(LogLane::Signal, frame);
+                }
                 self.answer_behind(index, LogLane::Signal, at.signal, frame);
             }
             Outcome::Updated { id, at } => {
@@ -189,6 +202,10 @@ pub(super) fn retry_after(code: ErrorCode) -> Option<u64> {
         ErrorCode::RateLimited => Some(LIMITED_AFTER_MS),
         _ => None,
     }
+}
+
+fn answers_reset<L>(outcome: &Outcome<L>) -> bool {
+    matches!(outcome, Outcome::Snapshot { .. } | Outcome::Refused { about: About::Snapshot, .. })
 }
 
 /// Whether a request of the client on a room is done with; one at a time is under way.

@@ -189,7 +189,10 @@ impl<L: RoomLog> ServerSession<L> {
         let Some(index) = known else {
             return self.refuse(&room, op.about(), &Refusal::NOT_A_MEMBER, None);
         };
-        self.waiting |= !matches!(op, Op::Send(_) | Op::Ephemeral { .. });
+        if !matches!(op, Op::Send(_) | Op::Ephemeral { .. }) {
+            self.waiting = true;
+            self.hurry_reset(self.memberships[index].slot);
+        }
         let membership = &mut self.memberships[index];
         membership.held = match op {
             // The answer says who is there, and belongs behind exactly what led to that.

@@ -59,7 +59,12 @@ impl Gateway {
         let retention = PerLane { signal: keep(40), bulk: keep(bulk_entries) };
         Gateway {
             now: T0,
-            room: Model::new(T0, room(), epoch(), RoomLimits { members: 10, retention }),
+            room: Model::new(
+                T0,
+                room(),
+                epoch(),
+                RoomLimits { members: 10, metadata_bytes: usize::MAX, retention },
+            ),
             names: 1,
             sessions: HashMap::new(),
             wires: BTreeMap::new(),
