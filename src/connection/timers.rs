@@ -67,6 +67,7 @@ impl<T: Transport> Pump<T> {
         if now >= self.next_heartbeat {
             self.next_heartbeat = now + self.shared.settings.heartbeat;
             self.transport.keep_alive();
+            self.session.handle_calendar(now, self.shared.clock.unix_now().as_secs());
         }
         if now >= self.next_quality {
             self.next_quality = now + QUALITY_EVERY;

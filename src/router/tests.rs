@@ -322,17 +322,16 @@ async fn nothing_overtakes_what_waits_for_the_room() {
 async fn a_user_has_so_many_sessions_and_a_place_again_when_one_ends() {
     let router = router();
     router.bound(Bounds { sessions_per_user: 1, ..Bounds::default() });
-    let open = |user: &str| {
-        let user = Some(UserId::new(user));
-        let admission = Admission { user, ..Admission::anonymous() };
-        router.open(hello(None), Some(admission), mailbox())
-    };
+    let of = |user: &str| Some(UserId::new(user));
+    let admission = |user: &str| Admission { user: of(user), ..Admission::anonymous() };
+    let open = |user: &str| router.open(hello(None), Some(admission(user)), mailbox());
     let (seat, opened, _) = open("ada").await.unwrap();
     assert_eq!(open("ada").await.err().unwrap().code, ErrorCode::RateLimited);
     open("bob").await.unwrap();
     let Opened { session, secret, .. } = opened;
     let resume = Resume { session, secret, rooms: Default::default() };
-    let (seat_again, ..) = router.open(hello(Some(resume)), None, mailbox()).await.unwrap();
+    let again = router.open(hello(Some(resume)), Some(admission("ada")), mailbox());
+    let (seat_again, ..) = again.await.unwrap();
     assert!(seat_again.author.generation > seat.author.generation, "it may come back");
     assert_eq!(open("ada").await.err().unwrap().code, ErrorCode::RateLimited);
     router.end(seat_again.author, [], LeaveReason::Bye).await.unwrap();
@@ -383,7 +382,7 @@ async fn who_resumes_into_a_session_that_ends_meanwhile_is_told_and_leaves_nothi
     let resumed = async || {
         let secret = ann.secret.clone();
         let resume = Resume { session: ann.seat.author.session, secret, rooms: Default::default() };
-        router.open(hello(Some(resume)), None, mailbox()).await.unwrap().0
+        router.open(hello(Some(resume)), Some(Admission::anonymous()), mailbox()).await.unwrap().0
     };
     let (early, late) = (resumed().await, resumed().await);
     router.end(late.author, [ann.room.clone()], LeaveReason::Bye).await.unwrap();

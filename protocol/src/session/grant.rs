@@ -239,6 +239,13 @@ pub struct Lapse {
     pub life: u64,
 }
 
+impl Lapse {
+    /// When that is, where it is `now`, which is `unix_now` seconds since 1970.
+    fn end(self, now: Time, unix_now: u64) -> Time {
+        now + Duration::from_secs(self.at.saturating_sub(unix_now))
+    }
+}
+
 impl Admission {
     /// Everybody's, where nobody is asked for a token.
     pub fn anonymous() -> Self {
@@ -247,13 +254,14 @@ impl Admission {
     }
 
     /// Under what a session that was let in as `self` goes on: what is presented, if it is the
-    /// same user's; without that what it had, if that has not ended. `now` is in seconds since
-    /// 1970.
+    /// same user's. Nothing is where a token is needed and none was brought: then what it had, if
+    /// that ends one day and has not ended yet. What has no end is of before tokens were needed.
+    /// `now` is in seconds since 1970.
     pub fn succeed(&self, presented: Option<Admission>, now: u64) -> Result<Admission, Refusal> {
         match presented {
             Some(newer) if newer.user == self.user => Ok(newer),
             Some(_) => Err(OTHER_USER),
-            None if self.lapse.is_some_and(|lapse| now >= lapse.at) => Err(LAPSED),
+            None if self.lapse.is_none_or(|lapse| now >= lapse.at) => Err(LAPSED),
             None => Ok(self.clone()),
         }
     }
@@ -261,9 +269,9 @@ impl Admission {
     /// What holds on a connection where it is `now`, which is `unix_now` seconds since 1970.
     pub fn pass(&self, now: Time, unix_now: u64) -> Pass {
         let term = self.lapse.map(|lapse| {
-            let end = now + Duration::from_secs(lapse.at.saturating_sub(unix_now));
             let ahead = EXPIRING_AHEAD.min(Duration::from_secs(lapse.life) / 2);
-            Term { expiring: end - ahead, end }
+            let end = lapse.end(now, unix_now);
+            Term { expiring: end - ahead, end, lapse }
         });
         Pass { grant: self.grant.clone(), term }
     }
@@ -292,6 +300,19 @@ pub struct Term {
     pub expiring: Time,
     /// The connection ends.
     pub end: Time,
+    /// What that was worked out from.
+    pub lapse: Lapse,
+}
+
+impl Term {
+    /// It is `unix_now` seconds since 1970. The end comes sooner if the calendar has run ahead, as
+    /// when the machine has slept or its clock was set; it never comes later.
+    pub fn keep_to_calendar(&mut self, now: Time, unix_now: u64) {
+        let (end, ahead) = (self.lapse.end(now, unix_now), self.end.since(self.expiring));
+        if end < self.end {
+            (self.end, self.expiring) = (end, end - ahead);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -392,7 +413,9 @@ mod tests {
         assert_eq!(had.succeed(None, 49), Ok(had.clone()));
         assert_eq!(had.succeed(None, 50), Err(LAPSED));
         let anonymous = Admission::anonymous();
-        assert_eq!(anonymous.succeed(None, u64::MAX), Ok(anonymous.clone()));
+        let again = Some(Admission::anonymous());
+        assert_eq!(anonymous.succeed(again, u64::MAX), Ok(anonymous.clone()));
+        assert_eq!(anonymous.succeed(None, 0), Err(LAPSED), "keys came in between");
     }
 
     #[test]
@@ -408,6 +431,23 @@ mod tests {
         let short = term(510, 20);
         assert_eq!((short.end, short.expiring), (now + seconds(10), now));
         assert_eq!(term(400, 20).end, now);
+    }
+
+    #[test]
+    fn the_end_follows_the_calendar_forward_and_never_back() {
+        let seconds = Duration::from_secs;
+        let now = Time::from_micros(1_000_000_000);
+        let lapse = Some(Lapse { at: 1_100, life: 3_600 });
+        let admission = Admission { lapse, ..Admission::anonymous() };
+        let mut term = admission.pass(now, 500).term.unwrap();
+        let later = now + seconds(15);
+        for (unix_now, left) in [(515, 585), (400, 585), (516, 584), (1_000, 100), (515, 100)] {
+            term.keep_to_calendar(later, unix_now);
+            assert_eq!(term.end, later + seconds(left), "{unix_now}");
+            assert_eq!(term.end.since(term.expiring), seconds(60));
+        }
+        term.keep_to_calendar(later, 5_000);
+        assert_eq!(term.end, later);
     }
 
     #[test]

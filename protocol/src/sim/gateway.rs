@@ -329,6 +329,13 @@ impl Gateway {
         });
     }
 
+    /// The calendar says that it is `unix_now` seconds since 1970.
+    pub fn handle_calendar(&mut self, now: Time, unix_now: u64) {
+        for connection in self.connections.values_mut() {
+            connection.session.handle_calendar(now, unix_now);
+        }
+    }
+
     fn mark_away(&mut self, now: Time, session: SessionId) {
         let Some(Session { peer, rooms, .. }) = self.sessions.get(&session) else { return };
         let (peer, names) = (*peer, rooms.clone());

@@ -280,7 +280,8 @@ fn a_room_that_a_newer_token_does_not_allow_is_left_by_resuming() {
 #[test]
 fn a_session_goes_on_under_what_it_had_or_what_is_shown() {
     let mut bench = bench();
-    bench.gateway.issue("less", admission("ann", &[("r", &[Right::Join], None)]));
+    let less = admission("ann", &[("r", &[Right::Join], None)]);
+    bench.gateway.issue("less", until(600, 600, less));
     bench.gateway.issue("bob", admission("bob", &[("r", WHOLE, None)]));
     let client = greeted(&mut bench, "less");
     bench.join(&client, "r");
@@ -377,6 +378,44 @@ fn an_expired_session_goes_on_with_a_newer_token_alone() {
     let again = resume(&mut bench, &client, Some("ann"), json!({}));
     let heard = bench.hear(&again);
     assert_heard(&heard[..1], json!([{"type": "welcome", "resumed": true, "user": "ann"}]));
+}
+
+#[test]
+fn what_began_without_tokens_does_not_go_on_without_one_where_they_are_needed() {
+    let mut bench = Bench::default();
+    let mut client = bench.websocket();
+    let heard = hello(&mut bench, &client, None);
+    client.learn(&heard[0]);
+    bench.join(&client, "r");
+    bench.cut(&client);
+    bench.gateway.issue("ann", admission("ann", &[("r", WHOLE, None)]));
+    for (token, code, closed) in
+        [(None, "unauthorized", Some(4501)), (Some("ann"), "forbidden", None)]
+    {
+        let again = resume(&mut bench, &client, token, json!({}));
+        assert_heard(&bench.hear(&again), json!([{"type": "error", "code": code}]));
+        assert_eq!(bench.closed(&again), closed, "{token:?}");
+    }
+}
+
+#[test]
+fn a_token_ends_by_the_calendar_however_little_time_has_passed() {
+    let mut bench = bench();
+    let ann = admission("ann", &[("r", WHOLE, None)]);
+    bench.gateway.issue("day", until(86_400, 86_400, ann));
+    let client = greeted(&mut bench, "day");
+    let calendar = |bench: &mut Bench, unix_now| {
+        bench.gateway.handle_calendar(bench.now, unix_now);
+        bench.wait(Duration::ZERO);
+        bench.hear(&client)
+    };
+    assert_heard(&calendar(&mut bench, 86_339), json!([]));
+    assert_heard(&calendar(&mut bench, 86_350), json!([{"type": "expiring", "in": 50_000}]));
+    assert_heard(&calendar(&mut bench, 15), json!([]));
+    bench.wait(Duration::from_secs(30));
+    assert_eq!(bench.closed(&client), None);
+    assert_heard(&calendar(&mut bench, 86_400), json!([]));
+    assert_eq!(bench.closed(&client), Some(4005));
 }
 
 #[test]

@@ -7,7 +7,12 @@ use super::*;
 use crate::broker::{ResumeError, Retired};
 
 pub(super) async fn resume(node: &Node, name: &str) -> Result<SessionRecord, ResumeError> {
-    node.broker.resume(author(name).session, secret(name), None, 0).await
+    node.broker.resume(author(name).session, secret(name), anonymous(), 0).await
+}
+
+/// What everybody is let in as where nobody is asked for a token.
+fn anonymous() -> Option<Admission> {
+    Some(Admission::anonymous())
 }
 
 /// Resumed: who speaks for it from now on.
@@ -19,7 +24,7 @@ pub(super) async fn resumed(node: &Node, name: &str) -> Author {
 pub(super) async fn a_session_is_resumed_by_its_secret_alone<K: Kind>() {
     let (here, there) = Nodes::with::<K>(limits(GENEROUS), &["ann"]).await;
     let ann = author("ann");
-    let wrong = there.broker.resume(ann.session, secret("bob"), None, 0).await;
+    let wrong = there.broker.resume(ann.session, secret("bob"), anonymous(), 0).await;
     assert!(matches!(wrong, Err(ResumeError::Unknown)), "{wrong:?}");
     assert!(matches!(resume(&there, "bob").await, Err(ResumeError::Unknown)));
     // Who does not know the secret has fenced nobody out.
@@ -158,6 +163,11 @@ pub(super) async fn what_a_session_may_do_goes_with_it<K: Kind>() {
     assert_eq!(resume(None, 70).await.unwrap().admission, until(80));
     assert_eq!(resume(Some(until(200)), 90).await.unwrap().admission, until(200));
     assert_eq!(resume(None, 150).await.unwrap().admission, until(200));
+    // Of before there were tokens: it has no end, and nothing to go on under without one.
+    here.broker.open(record("bob")).await.unwrap();
+    let refused = there.broker.resume(author("bob").session, secret("bob"), None, 0).await;
+    assert!(matches!(&refused, Err(ResumeError::Refused(r)) if r.code == unauthorized));
+    assert!(super::sessions::resume(&there, "bob").await.is_ok(), "without keys it goes on");
 }
 
 pub(super) async fn a_lost_session_is_recorded_again_by_who_speaks_for_it<K: Kind>() {

@@ -55,7 +55,8 @@ async fn who_is_in_more_rooms_than_there_are_places_leaves_some() {
     for room in &rooms {
         join_unheard(&router, &seat, room).await;
     }
-    let (seat, opened, handles) = router.open(resuming(opened), None, mailbox()).await.unwrap();
+    let again = router.open(resuming(opened), Some(Admission::anonymous()), mailbox());
+    let (seat, opened, handles) = again.await.unwrap();
     assert_eq!((opened.resumed.unwrap().len(), handles.len()), (ROOMS_MAX, ROOMS_MAX));
     assert!(handles.iter().all(|(slot, ..)| usize::from(slot.index) < ROOMS_MAX));
     let kept: Vec<_> = handles.iter().map(|(_, room, _)| room).collect();
@@ -72,8 +73,8 @@ async fn who_comes_from_another_node_is_one_of_its_user_here() {
     let (_, second, _) = here.open(hello(None), Some(admission()), mailbox()).await.unwrap();
     there.bound(Bounds { sessions_per_user: 1, ..Bounds::default() });
     // Neither is refused: they were not where they began.
-    let (seat, ..) = there.open(resuming(first), None, mailbox()).await.unwrap();
-    let (seat_too, ..) = there.open(resuming(second), None, mailbox()).await.unwrap();
+    let (seat, ..) = there.open(resuming(first), Some(admission()), mailbox()).await.unwrap();
+    let (seat_too, ..) = there.open(resuming(second), Some(admission()), mailbox()).await.unwrap();
     let more = async || there.open(hello(None), Some(admission()), mailbox()).await;
     assert_eq!(more().await.err().unwrap().code, ErrorCode::RateLimited);
     there.end(seat.author, [], LeaveReason::Bye).await.unwrap();
@@ -87,7 +88,7 @@ async fn who_refreshes_where_it_is_no_more_is_told_so() {
     let [here, there] = two_routers();
     let open = here.open(hello(None), Some(Admission::anonymous()), mailbox());
     let (seat, opened, _) = open.await.unwrap();
-    there.open(resuming(opened), None, mailbox()).await.unwrap();
+    there.open(resuming(opened), Some(Admission::anonymous()), mailbox()).await.unwrap();
     here.readmit(&seat, Admission::anonymous(), &[]).await.unwrap();
     assert!(matches!(soon(told(&seat)).await, Notice::Replaced));
 }
@@ -122,7 +123,7 @@ async fn who_resumes_no_further_than_its_record_is_no_member_for_ever() {
     }
     // He got through, and his old connection is gone without a word.
     let (session, secret) = (cid.seat.author.session, SecretHash::of(&cid.secret));
-    let resumed = there.resume(session, secret, None, 0).await.unwrap();
+    let resumed = there.resume(session, secret, Some(Admission::anonymous()), 0).await.unwrap();
     // Some other room was told of bob.
     bob.seat.replace();
     for away in [&ann, &bob, &cid] {
@@ -169,7 +170,7 @@ async fn who_is_replaced_on_another_node_is_known_here_for_a_while() {
     here.lost(&seat, Vec::new()).await;
     assert!(here.0.sessions().presence.poll_timeout().is_some(), "it is seen to");
     // A new connection is no new pace.
-    there.open(resuming(opened), None, mailbox()).await.unwrap();
+    there.open(resuming(opened), Some(Admission::anonymous()), mailbox()).await.unwrap();
     assert!(Arc::ptr_eq(&pace, &here.pace(session, fresh())));
 }
 

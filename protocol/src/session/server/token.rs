@@ -45,6 +45,14 @@ impl<L: RoomLog> ServerSession<L> {
         }
     }
 
+    /// The calendar says that it is `unix_now` seconds since 1970: a token's end is an hour of the
+    /// day, which the machine may have slept through.
+    pub fn handle_calendar(&mut self, now: Time, unix_now: u64) {
+        if let Some(term) = &mut self.pass.term {
+            term.keep_to_calendar(now, unix_now);
+        }
+    }
+
     /// When there is something to do about the token.
     pub(super) fn token_timeout(&self) -> Option<Time> {
         if self.closing.is_some() {
