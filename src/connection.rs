@@ -307,6 +307,7 @@ impl<T: Transport> Pump<T> {
                 self.seat = Some(seat);
                 self.stay(opened.session);
                 self.admitted.greeted();
+                self.transport.greeted();
                 self.rooms = rooms;
                 self.session.handle_opened(&self.shared.settings, opened);
             }

@@ -128,6 +128,9 @@ pub trait Transport: Send + Unpin + 'static {
     /// until the client has opened it; a WebSocket has all it needs.
     fn is_complete(&self) -> bool;
 
+    /// The session is open: the peer may say what it has to say. Before that it may not say much.
+    fn greeted(&mut self) {}
+
     /// How the path is doing.
     fn path(&self) -> PathSample;
 

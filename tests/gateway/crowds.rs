@@ -9,15 +9,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::json;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::amplification::first_packets;
+use super::raw::{frame, last_words, text, upgrade};
 use super::setup::{Member, dial_websocket, dial_webtransport, soon};
-use super::siege::{Besieged, QUIC_KB, ROOM_KB, TCP_KB};
+use super::siege::{Besieged, QUIC_HALF_KB, QUIC_KB, ROOM_KB, TCP_HALF_KB, TCP_KB};
 
 /// With the limits as shipped but these, and so much memory.
 async fn shipped(settings: &[&str], bound_kb: u64) -> Besieged {
@@ -87,6 +88,56 @@ async fn a_thousand_webtransport_sessions_that_say_nothing() {
             });
         }
         silent.join_all().await;
+    };
+    gateway.withstands(attack).await;
+}
+
+/// As long as a message may be, but for its end.
+fn begun(bytes: usize) -> Vec<u8> {
+    let mut whole = frame(&"x".repeat(bytes));
+    whole.pop();
+    whole
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundreds_that_begin_to_say_something_on_every_stream() {
+    const EACH: usize = 300;
+    let bound = EACH as u64 * (QUIC_HALF_KB + TCP_HALF_KB);
+    let gateway = shipped(&[], bound).await;
+    let attack = async |gateway: &Besieged| {
+        let (secure, plain) = (gateway.secure(), gateway.plain());
+        let mut crowd = JoinSet::new();
+        let dialling = Arc::new(Semaphore::new(32));
+        for nth in 0..EACH {
+            let dialling = dialling.clone();
+            crowd.spawn(async move {
+                let permit = dialling.acquire_owned().await.unwrap();
+                let (_endpoint, session) = dial_webtransport(from(nth), secure).await;
+                drop(permit);
+                let mut streams = Vec::new();
+                for bytes in [27_000, 13_000, 700] {
+                    let mut stream = soon(session.open_bi()).await.unwrap();
+                    stream.0.write_all(&begun(bytes)).await.unwrap();
+                    streams.push(stream);
+                }
+                for _ in 0..3 {
+                    let mut stream = soon(session.open_uni()).await.unwrap();
+                    // Refused, sooner or later.
+                    let _ = stream.write_all(&[b'x'; 1_000]).await;
+                }
+                soon(session.closed()).await;
+            });
+            crowd.spawn(async move {
+                let mut tcp = TcpStream::connect(plain).await.unwrap();
+                tcp.write_all(&upgrade(plain)).await.unwrap();
+                let mut half = text(&"x".repeat(65_000));
+                half.pop();
+                tcp.write_all(&half).await.unwrap();
+                // Closed for the want of a `hello`.
+                let _ = last_words(&mut tcp).await;
+            });
+        }
+        crowd.join_all().await;
     };
     gateway.withstands(attack).await;
 }

@@ -23,6 +23,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub const TCP_KB: u64 = 48;
 /// The same by QUIC: 74 kB.
 pub const QUIC_KB: u64 = 96;
+/// ... and what one that says half of something has besides: its window, 40 KiB of streams that have
+/// not said what they are or of the bulk stream, and a message on the signal stream.
+pub const QUIC_HALF_KB: u64 = QUIC_KB + 64 + 40 + 64;
+/// The same by TCP: a message.
+pub const TCP_HALF_KB: u64 = TCP_KB + 64;
 /// A room's task, its mailbox and its place.
 pub const ROOM_KB: u64 = 32;
 /// What a session without a connection may cost.
@@ -67,7 +72,7 @@ impl Besieged {
         let [connections, ungreeted, away, rooms, signal, bulk] = limits.map(|(_, value)| value);
         // Set-ups have places of their own, on either transport.
         let bound_kb = connections * QUIC_KB
-            + ungreeted * (QUIC_KB + TCP_KB)
+            + ungreeted * (QUIC_HALF_KB + TCP_HALF_KB)
             + away * AWAY_KB
             + rooms * (ROOM_KB + FORMS * (signal + bulk) / 1_024)
             + WEAR_KB;

@@ -97,6 +97,16 @@ impl FrameReader {
         FrameReader { buffer: BytesMut::new(), limit }
     }
 
+    /// Refuses frames of more than `limit` bytes from now on.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// Bytes of frames that have not been drained.
+    pub fn held(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// Where received bytes go.
     pub fn buffer(&mut self) -> &mut BytesMut {
         &mut self.buffer

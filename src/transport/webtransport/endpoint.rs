@@ -27,8 +27,10 @@ const BIDI_STREAMS_MAX: u32 = 4;
 const UNI_STREAMS_MAX: u32 = 6;
 /// What a peer may send ahead on one stream before we have read it.
 const STREAM_WINDOW: u32 = 128 * 1024;
-/// ... and on all streams together.
-const RECEIVE_WINDOW: u32 = 384 * 1024;
+/// ... and on all streams together,
+pub(super) const RECEIVE_WINDOW: u32 = 384 * 1024;
+/// ... before it has been greeted: a `hello`, and what HTTP/3 has to say.
+const GREETING_WINDOW: u32 = 64 * 1024;
 /// Bytes sent and not yet acknowledged, or handed over and not yet sent.
 pub(super) const SEND_WINDOW: u64 = 256 * 1024;
 /// What signal may use beyond [`SEND_WINDOW`] when bulk has filled it.
@@ -74,7 +76,7 @@ pub fn server_config(
         .max_concurrent_bidi_streams(VarInt::from_u32(BIDI_STREAMS_MAX))
         .max_concurrent_uni_streams(VarInt::from_u32(UNI_STREAMS_MAX))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
-        .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
+        .receive_window(VarInt::from_u32(GREETING_WINDOW))
         .send_window(SEND_WINDOW)
         .datagram_receive_buffer_size(Some(DATAGRAMS_IN))
         .datagram_send_buffer_size(DATAGRAMS_OUT)

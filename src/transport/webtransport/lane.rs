@@ -54,6 +54,15 @@ impl Receiver {
         }
     }
 
+    /// Bytes of frames that are not whole yet.
+    pub(super) fn held(&self) -> usize {
+        self.frames.held()
+    }
+
+    pub(super) fn set_limit(&mut self, message_bytes: usize) {
+        self.frames.set_limit(message_bytes);
+    }
+
     pub(super) fn into_stream(self) -> wtransport::RecvStream {
         self.stream
     }

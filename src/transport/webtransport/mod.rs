@@ -22,6 +22,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use handover_protocol::limits::GREETING_BYTES_MAX;
 use handover_protocol::wire::frame::{Frame, put_prefix};
 use handover_protocol::wire::message::ClientMessage;
 use handover_protocol::wire::{CloseCode, Codec, DecodeError, Lane, LogLane};
@@ -64,6 +65,7 @@ pub struct WebTransport {
     session: Session,
     codec: Codec,
     message_bytes: usize,
+    is_greeted: bool,
     signal: Option<(Sender, Receiver)>,
     bulk: Option<(Sender, Receiver)>,
     unclassified: Vec<(wtransport::SendStream, Receiver)>,
@@ -93,6 +95,7 @@ impl WebTransport {
         WebTransport {
             codec,
             message_bytes,
+            is_greeted: false,
             signal: None,
             bulk: None,
             unclassified: Vec::new(),
@@ -129,7 +132,8 @@ impl WebTransport {
             let crowded = self.is_complete() || self.unclassified.len() >= UNCLASSIFIED_MAX;
             match opened {
                 Opened::Bi((send, recv)) if !crowded => {
-                    self.unclassified.push((send, Receiver::new(recv, self.message_bytes)));
+                    let most = self.message_bytes.min(GREETING_BYTES_MAX);
+                    self.unclassified.push((send, Receiver::new(recv, most)));
                     continue;
                 }
                 Opened::Bi((send, recv)) => lane::refuse(send, recv),
@@ -169,13 +173,18 @@ impl WebTransport {
                 Poll::Ready(Ok(first)) => first,
             };
             let class = self.classify(first)?;
-            let (send, receiver) = self.unclassified.swap_remove(at);
+            let (send, mut receiver) = self.unclassified.swap_remove(at);
             let inbound = match class {
                 Class::Signal(hello) => {
+                    // Requests may follow at once.
+                    receiver.set_limit(self.message_bytes);
                     self.signal = Some((Sender::new(send, SIGNAL_PRIORITY), receiver));
                     Inbound::Frame { lane: Lane::Signal, payload: hello }
                 }
                 Class::Bulk => {
+                    if self.is_greeted {
+                        receiver.set_limit(self.message_bytes);
+                    }
                     self.bulk = Some((Sender::new(send, BULK_PRIORITY), receiver));
                     // Reported, because what waited for `poll_ready` can go on now.
                     Inbound::Alive
@@ -191,6 +200,12 @@ impl WebTransport {
                 }
             }
             return Poll::Ready(Ok(inbound));
+        }
+        let held: usize = self.unclassified.iter().map(|(_, receiver)| receiver.held()).sum();
+        if held > GREETING_BYTES_MAX {
+            let reason = format!("more than {GREETING_BYTES_MAX} bytes to begin with");
+            let code = CloseCode::MessageTooLarge;
+            return Poll::Ready(Err(TransportEnd::Violation { code, reason }));
         }
         Poll::Pending
     }
@@ -314,6 +329,14 @@ impl Transport for WebTransport {
 
     fn is_complete(&self) -> bool {
         self.signal.is_some() && self.bulk.is_some()
+    }
+
+    fn greeted(&mut self) {
+        self.is_greeted = true;
+        self.quic().set_receive_window(VarInt::from_u32(endpoint::RECEIVE_WINDOW));
+        if let Some((_, receiver)) = &mut self.bulk {
+            receiver.set_limit(self.message_bytes);
+        }
     }
 
     fn path(&self) -> PathSample {

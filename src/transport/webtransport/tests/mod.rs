@@ -119,6 +119,7 @@ impl Gateway {
         let bulk = client.open(BULK).await;
         assert_eq!(message(&mut transport).await.unwrap(), HELLO);
         complete(&mut transport).await;
+        transport.greeted();
         (transport, client, signal, bulk)
     }
 

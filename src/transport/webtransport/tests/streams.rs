@@ -1,5 +1,7 @@
 //! What streams and datagrams carry, and which of them.
 
+use futures_util::FutureExt;
+
 use super::*;
 
 #[tokio::test]
@@ -17,6 +19,7 @@ async fn streams_are_known_by_their_first_frame_in_either_order() {
         };
         assert_eq!(message(&mut transport).await.unwrap(), HELLO);
         complete(&mut transport).await;
+        transport.greeted();
 
         write(&mut signal.0, PING).await;
         let arrived = recv(&mut transport).await.unwrap();
@@ -117,6 +120,62 @@ async fn a_frame_too_long_is_refused_by_its_prefix() {
     let mut first = client.session.open_bi().await.unwrap();
     first.0.write_all(&prefix).await.unwrap();
     assert_eq!(violation(&mut transport).await, CloseCode::MessageTooLarge);
+}
+
+#[tokio::test]
+async fn who_is_not_greeted_may_not_say_much() {
+    let gateway = Gateway::new();
+    let begun = |bytes: usize| frame(&vec![b'x'; 40_000]).prefixed().slice(..bytes);
+    // As long as a `hello` may be, on whichever streams.
+    let (mut transport, client) = gateway.meet("/v1/wt").await;
+    let mut streams = Vec::new();
+    for bytes in [20_000, 20_900, 60] {
+        let mut stream = client.session.open_bi().await.unwrap();
+        stream.0.write_all(&begun(bytes)).await.unwrap();
+        streams.push(stream);
+    }
+    let mut all = [0; 3];
+    soon(poll_fn(|cx| {
+        assert!(transport.poll_recv(cx, ALL).is_pending());
+        let held = transport.unclassified.iter().map(|(_, receiver)| receiver.held());
+        all.iter_mut().zip(held).for_each(|(all, held)| *all = held);
+        if all.iter().sum::<usize>() == 40_960 { Poll::Ready(()) } else { Poll::Pending }
+    }))
+    .await;
+    streams[2].0.write_all(b"x").await.unwrap();
+    assert_eq!(violation(&mut transport).await, CloseCode::MessageTooLarge);
+    // One that is longer, by its prefix.
+    let (mut transport, client) = gateway.meet("/v1/wt").await;
+    let mut stream = client.session.open_bi().await.unwrap();
+    stream.0.write_all(&frame(&[b'x'; 40_961]).prefixed()[..8]).await.unwrap();
+    assert_eq!(violation(&mut transport).await, CloseCode::MessageTooLarge);
+    // On the bulk stream that holds until there is a session.
+    let (mut transport, client) = gateway.meet("/v1/wt").await;
+    let (_signal, mut bulk) = (client.open(HELLO).await, client.open(BULK).await);
+    assert_eq!(message(&mut transport).await.unwrap(), HELLO);
+    complete(&mut transport).await;
+    bulk.0.write_all(&frame(&[b'x'; 40_961]).prefixed()[..8]).await.unwrap();
+    assert_eq!(violation(&mut transport).await, CloseCode::MessageTooLarge);
+}
+
+/// QUIC itself takes no more than a little of who is not greeted, read or not.
+#[tokio::test]
+async fn what_nobody_reads_is_held_by_the_sender() {
+    let gateway = Gateway::new();
+    let (mut transport, client) = gateway.meet("/v1/wt").await;
+    let [mut one, mut other] =
+        [client.session.open_bi().await.unwrap(), client.session.open_bi().await.unwrap()];
+    // Nobody polls the transport: what is taken is what QUIC has room for.
+    let mut taken = 0;
+    for stream in [&mut one.0, &mut other.0] {
+        while let Some(more) = stream.write(&[b'x'; 1_000]).now_or_never() {
+            taken += more.unwrap();
+        }
+    }
+    assert!((40_000..=64 * 1_024).contains(&taken), "{taken}");
+    transport.greeted();
+    soon(one.0.write_all(&[b'x'; 30_000])).await.unwrap();
+    soon(other.0.write_all(&[b'x'; 100_000])).await.unwrap();
 }
 
 #[tokio::test]
