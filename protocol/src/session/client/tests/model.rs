@@ -57,14 +57,10 @@ impl Gateway {
             window: Duration::ZERO,
         };
         let retention = PerLane { signal: keep(40), bulk: keep(bulk_entries) };
+        let limits = RoomLimits { members: 10, metadata_bytes: usize::MAX, retention };
         Gateway {
             now: T0,
-            room: Model::new(
-                T0,
-                room(),
-                epoch(),
-                RoomLimits { members: 10, metadata_bytes: usize::MAX, retention },
-            ),
+            room: Model::new(T0, room(), epoch(), limits),
             names: 1,
             sessions: HashMap::new(),
             wires: BTreeMap::new(),
