@@ -99,6 +99,7 @@ conformance! {
     rooms::a_life_that_is_over_is_changed_no_more;
     rooms::snapshots_of_one_go_differ_by_what_lies_between;
     rooms::a_member_finds_its_own_place;
+    rooms::what_lies_behind_a_position_is_read;
     sessions::a_session_is_resumed_by_its_secret_alone;
     sessions::each_resume_fences_the_one_before;
     sessions::a_fenced_join_leaves_nothing_behind;

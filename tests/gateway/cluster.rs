@@ -372,3 +372,14 @@ async fn an_end_that_meets_an_outage_comes_soon_after_it() {
     redis.go_on();
     assert_eq!(bob.expect("signal", "member_left").await["reason"], "expired");
 }
+
+#[tokio::test]
+async fn that_there_is_no_redis_is_in_the_log() {
+    let mut redis = RedisServer::absent();
+    let flags = ["--broker", &redis.address, "--broker-optional"];
+    let node = Process::with(tempfile::tempdir().unwrap(), &flags);
+    let lines = node.logged("redis does not answer; trying on", 1);
+    assert!(lines[0].contains("WARN") && lines[0].contains("socket"), "{lines:?}");
+    redis.launch();
+    node.logged("redis answers", 1);
+}

@@ -36,7 +36,7 @@ async fn members(nodes: &[Served; 2], rooms: &[String]) -> [Member; 2] {
 }
 
 /// Says it until it is accepted, as a client does.
-async fn say(member: &mut Member, room: &str, lane: &str, seq: u64) -> Value {
+pub async fn say(member: &mut Member, room: &str, lane: &str, seq: u64) -> Value {
     let message =
         json!({"type": "send", "room": room, "lane": lane, "seq": seq, "body": [room, seq]});
     loop {

@@ -7,6 +7,7 @@ use handover_redis_servers::{Server, Way, ask, own_host};
 use serde_json::json;
 
 use super::cluster::health_says;
+use super::failover::say;
 use super::redis::RedisServer;
 use super::setup::{Member, Served, soon};
 
@@ -152,6 +153,40 @@ async fn what_was_applied_in_a_life_that_ended_is_not_applied_again() {
         }
     };
     assert_eq!(told["body"], "after");
+}
+
+#[tokio::test]
+async fn a_redis_that_answers_late_is_used_as_it_is() {
+    let Apart { nodes, way, members: [mut ann, mut bob], server: _server } = Apart::start().await;
+    way.delay(Duration::from_millis(300));
+    for seq in 1..=5 {
+        let accepted = say(&mut bob, "r", "signal", seq).await;
+        assert_eq!(ann.expect("signal", "message").await["offset"], accepted["offset"]);
+    }
+    for seq in 1..=5 {
+        ann.post("r", "bulk", json!(seq)).await;
+    }
+    for seq in 1..=5 {
+        assert_eq!(bob.expect("bulk", "message").await["body"], seq);
+    }
+    health_says(&nodes[1], "ok").await;
+}
+
+#[tokio::test]
+async fn a_redis_that_answers_far_too_late_is_none() {
+    let Apart { nodes, way, members: [mut ann, mut bob], server: _server } = Apart::start().await;
+    way.delay(Duration::from_secs(4));
+    let seq = bob.post("r", "bulk", json!("late")).await;
+    let refused = bob.expect("bulk", "error").await;
+    assert_eq!((&refused["code"], &refused["seq"]), (&json!("unavailable"), &json!(seq)));
+    health_says(&nodes[1], "degraded").await;
+    way.delay(Duration::ZERO);
+    health_says(&nodes[1], "ok").await;
+    // It was applied, and is not again.
+    let accepted = say(&mut bob, "r", "bulk", seq).await;
+    assert_eq!(ann.expect("bulk", "message").await["offset"], accepted["offset"]);
+    bob.post("r", "bulk", json!("in time")).await;
+    assert_eq!(ann.expect("bulk", "message").await["body"], "in time");
 }
 
 #[tokio::test]

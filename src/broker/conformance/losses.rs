@@ -236,9 +236,38 @@ async fn each_thing_costs_what_is_documented() {
     assert_eq!(scripts_for(line, there.join(bob)).await, 2);
     assert_eq!(scripts_for(line, here.append(ann, LogLane::Bulk, 1)).await, 1);
     assert_eq!(scripts_for(line, here.snapshot(ann)).await, 1);
+    assert_eq!(scripts_for(line, here.ask(ann, Change::Update(json("{}")))).await, 1);
+    let pass = Change::Pass { to: None, body: json("1") };
+    assert_eq!(scripts_for(line, here.ask(ann, pass)).await, 1);
     assert_eq!(scripts_for(line, there.leave(bob)).await, 2);
     // The record, its raise, the record again, and a fence for each room at once.
     assert_eq!(scripts_for(line, resume(&there, "ann")).await, 4);
+    assert_eq!(scripts_for(line, here.broker.open(record("cid"))).await, 1);
+    let cid = author("cid");
+    let readmitted = here.broker.readmit(cid, Admission::anonymous());
+    assert_eq!(scripts_for(line, readmitted).await, 1);
+}
+
+#[tokio::test]
+async fn what_is_heard_costs_nothing_and_a_hole_one_look() {
+    let server = Server::on_socket();
+    let (here, there, mut news) = followed(&server.address, 0).await;
+    let line = &mut server.line().await;
+    send_on(&here, 1).await;
+    hear_of(&there, &mut news, 1).await;
+    let heard = async {
+        send_on(&here, 2).await;
+        loop {
+            match poll_fn(|cx| news.poll_heard(cx)).await.expect("news go on") {
+                Heard::Entry(entry) if entry.offset == 2 => return,
+                Heard::Doubt => panic!("nothing is missing"),
+                _ => {}
+            }
+        }
+    };
+    assert_eq!(scripts_for(line, heard).await, 1, "its sender's");
+    let behind = PerLane { signal: 1, bulk: 1 };
+    assert_eq!(scripts_for(line, there.broker.read(&there.room, behind)).await, 1);
 }
 
 #[tokio::test]

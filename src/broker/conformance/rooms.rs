@@ -2,6 +2,7 @@
 
 use handover_protocol::limits::ROOM_LINGER;
 use handover_protocol::room::Applied;
+use handover_protocol::wire::message::Positions;
 use handover_protocol::wire::{ErrorCode, UserId};
 
 use super::*;
@@ -462,4 +463,37 @@ pub(super) async fn a_member_finds_its_own_place<K: Kind>() {
     let Ok(Done::Place(place)) = place else { panic!("{place:?}") };
     assert_eq!((place.positions.signal, place.positions.bulk), (1, 1));
     assert_eq!((place.seq, place.metadata), (PerLane { signal: 0, bulk: 1 }, metadata));
+}
+
+pub(super) async fn what_lies_behind_a_position_is_read<K: Kind>() {
+    let few = Retention { entries: 3, ..GENEROUS };
+    let (here, there) = Nodes::joined::<K>(limits(few), &["ann"]).await;
+    for seq in 1..=5 {
+        here.append(author("ann"), LogLane::Bulk, seq).await;
+    }
+    let read = async |signal, bulk| {
+        there.broker.read(&there.room, PerLane { signal, bulk }).await.unwrap()
+    };
+    let held = |state: &RoomState| LogLane::ALL.map(|lane| offsets(state, lane));
+    for (signal, bulk, behind) in [
+        (0, 0, [vec![1], vec![1, 2, 3, 4, 5]]),
+        (0, 3, [vec![1], vec![4, 5]]),
+        (1, 4, [vec![], vec![5]]),
+        (1, 5, [vec![], vec![]]),
+    ] {
+        let state = read(signal, bulk).await.unwrap();
+        assert_eq!(held(&state), behind, "behind {signal} and {bulk}");
+        let Positions { epoch: of, signal, bulk } = state.positions;
+        assert_eq!((of, signal, bulk), (epoch("first"), 1, 5), "where it stands does not depend");
+    }
+    // What is no longer held is missing at the beginning.
+    there.broker.trim(there.later(61).now, &there.room, None).await.unwrap();
+    for (bulk, behind) in [(0, vec![3, 4, 5]), (2, vec![3, 4, 5]), (3, vec![4, 5])] {
+        assert_eq!(held(&read(1, bulk).await.unwrap()), [vec![], behind]);
+    }
+    here.leave(author("ann")).await;
+    assert!(here.later(120).remove().await);
+    assert!(read(0, 0).await.is_none(), "it is gone");
+    let nowhere = RoomName::parse("nowhere").unwrap();
+    assert!(there.broker.read(&nowhere, PerLane::default()).await.unwrap().is_none());
 }

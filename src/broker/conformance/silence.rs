@@ -2,11 +2,11 @@
 
 use std::future::poll_fn;
 
-use handover_redis_servers::{Server, Way, own_host};
+use handover_redis_servers::{Server, Way, own_host, until};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::losses::{following, hear_of, send_on};
+use super::losses::{following, hear_of, key, send_on};
 use super::server::nodes;
 use super::*;
 use crate::broker::Heard;
@@ -110,4 +110,24 @@ async fn what_keeps_the_connections_begins_again_after_a_fault() {
     // By what is published, too.
     send_on(&here, 2).await;
     hear_of(&there, &mut news, 2).await;
+}
+
+#[tokio::test]
+async fn who_does_not_listen_any_more_is_not_subscribed() {
+    let server = Server::on_socket();
+    let [here, there] = nodes(&server.address, limits(GENEROUS), 0).await;
+    let mut line = server.line().await;
+    let listeners = format!("PUBSUB NUMSUB {}", key("news"));
+    let mut are = async |count: u8| until(&mut line, &listeners, &[&format!("int({count})")]).await;
+    are(0).await;
+    let [one, again] = [here.follow(&room()).await.unwrap(), here.follow(&room()).await.unwrap()];
+    are(1).await;
+    let other = there.follow(&room()).await.unwrap();
+    are(2).await;
+    // The later one is who listens there.
+    drop(one);
+    drop(other);
+    are(1).await;
+    drop(again);
+    are(0).await;
 }

@@ -52,6 +52,14 @@ const CLOCK_ASKED_MAX: Duration = Duration::from_millis(100);
 /// Replicas are waited for this long by a beat.
 const BEAT_WAIT_MS: u64 = 1_000;
 
+// What is promised is the sum of these: that Redis does not answer shows within two seconds, and a
+// subscription that is silent is replaced within three, of which half a second is left to connect in.
+const _: () = {
+    let shows = SILENCE_MAX.as_millis() + BEAT_EVERY.as_millis();
+    assert!(shows < 2_000 && BEAT_EVERY.as_millis() + BEAT_PATIENCE.as_millis() < 2_000);
+    assert!(shows + PAUSE.as_millis() + 500 <= 3_000);
+};
+
 /// Somebody wants to follow a room.
 pub(super) struct Follow {
     pub(super) channel: String,

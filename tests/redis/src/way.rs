@@ -1,8 +1,9 @@
 //! A way to a Redis on which what it says can be lost.
 
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -23,6 +24,8 @@ struct Shared {
     last: Mutex<Option<String>>,
     /// Nothing gets through in either direction.
     held: watch::Sender<bool>,
+    /// What Redis says comes so much later, in ms.
+    late: AtomicU64,
 }
 
 impl Way {
@@ -82,6 +85,12 @@ impl Way {
         self.0.held.send_replace(false);
     }
 
+    /// What Redis says from now on comes so much later, one piece after another.
+    pub fn delay(&self, late: Duration) {
+        let late = u64::try_from(late.as_millis()).unwrap();
+        self.0.late.store(late, Ordering::Release);
+    }
+
     fn look_for_last(&self, said: &[u8]) {
         let mut last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.take_if(|text| contains(said, text.as_bytes())).is_some() {
@@ -131,6 +140,8 @@ impl Way {
         let mut bytes = vec![0; 65_536];
         while let Ok(read @ 1..) = from.read(&mut bytes).await {
             self.look_for_last(&bytes[..read]);
+            let late = Duration::from_millis(self.0.late.load(Ordering::Acquire));
+            tokio::time::sleep(late).await;
             self.held().await;
             if hushed.load(Ordering::Acquire) {
                 continue;
