@@ -21,7 +21,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use handover_protocol::limits::{BLOCKED_TIMEOUT, QUALITY_EVERY};
+use handover_protocol::limits::QUALITY_EVERY;
 use handover_protocol::pace::PaceLimits;
 use handover_protocol::session::server::{Action, ServerSession, Settings, Streams};
 use handover_protocol::session::{Request, Slot};
@@ -58,6 +58,8 @@ pub struct Shared {
     pub settings: Settings,
     /// When a `hello` must have come.
     pub hello_timeout: Duration,
+    /// A connection that takes nothing for this long is closed with `too_slow`.
+    pub blocked_timeout: Duration,
     /// How fast a session may go.
     pub pace: PaceLimits,
     /// What is left of that while there is too much to do.

@@ -192,6 +192,7 @@ impl Gateway {
                 ice_ttl: config.ice.ttl,
             },
             hello_timeout: config.hello_timeout,
+            blocked_timeout: config.blocked_timeout,
             pace: config.pace,
             pressure: pressure.clone(),
             authority: authority.clone(),

@@ -36,8 +36,6 @@ pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// What streams may hold together that have not said what they are: the longest `hello` there is any
 /// use for has a token of 16 KiB and names 64 rooms to go on in.
 pub const GREETING_BYTES_MAX: usize = 40 * 1024;
-/// A connection that takes nothing for this long is closed with `too_slow`.
-pub const BLOCKED_TIMEOUT: Duration = Duration::from_secs(30);
 /// `quality` is measured this often and sent when it changed.
 pub const QUALITY_EVERY: Duration = Duration::from_secs(5);
 /// The finally refused `hello` that ends a connection.

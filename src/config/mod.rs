@@ -70,6 +70,8 @@ pub struct Config {
     pub resume_window: Duration,
     /// `hello`, and on WebTransport the bulk stream, must have come by then.
     pub hello_timeout: Duration,
+    /// A connection that takes nothing for this long is closed.
+    pub blocked_timeout: Duration,
     /// Connections still there this long after a drain began are cut.
     pub drain_timeout: Duration,
     /// What is announced in `welcome`.
@@ -253,6 +255,7 @@ impl Config {
             heartbeat: settings.heartbeat_ms.value.millis(),
             resume_window,
             hello_timeout: settings.hello_timeout_ms.value.millis(),
+            blocked_timeout: settings.blocked_timeout_ms.value.millis(),
             drain_timeout: settings.drain_timeout_ms.value.millis(),
             limits: Limits {
                 message_bytes: settings.message_bytes.value.0,

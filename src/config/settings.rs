@@ -122,6 +122,8 @@ settings! {
     resume_window_ms: Count<0, DAY_MS> = Count(120_000), "resume_window_ms";
     /// `hello` must have come by then.
     hello_timeout_ms: Count<10, 600_000> = Count(5_000), "hello_timeout_ms";
+    /// A connection that takes nothing for this long is closed.
+    blocked_timeout_ms: Count<100, 600_000> = Count(30_000), "blocked_timeout_ms";
     /// Connections are cut this long after the drain began.
     drain_timeout_ms: Count<0, 3_600_000> = Count(10_000), "drain_timeout_ms";
     /// Which node this is, to a load balancer.

@@ -65,6 +65,7 @@ fn every_setting_arrives() {
         heartbeat_ms = 1_000
         resume_window_ms = 60_000
         hello_timeout_ms = 2_000
+        blocked_timeout_ms = 4_000
         drain_timeout_ms = 3_000
         [limits]
         message_bytes = 0x2000
@@ -113,7 +114,7 @@ fn every_setting_arrives() {
     assert_eq!((config.log.filter.as_str(), config.log.format), ("debug", LogFormat::Json));
     let times = [config.heartbeat, config.resume_window, config.hello_timeout];
     assert_eq!(times.map(|time| time.as_secs()), [1, 60, 2]);
-    assert_eq!(config.drain_timeout.as_secs(), 3);
+    assert_eq!((config.drain_timeout.as_secs(), config.blocked_timeout.as_secs()), (3, 4));
     let Limits { message_bytes, metadata_bytes, ephemeral_bytes, room_bytes, rooms } =
         config.limits;
     let limits = [message_bytes, metadata_bytes, ephemeral_bytes, room_bytes, rooms];

@@ -129,6 +129,7 @@ fn pressed(pace: PaceLimits, pressure: Pressure) -> Arc<Shared> {
     Arc::new(Shared {
         settings,
         hello_timeout: Duration::from_secs(5),
+        blocked_timeout: Duration::from_secs(30),
         pace,
         pressure,
         authority: None,

@@ -7,7 +7,7 @@ use handover_protocol::time::Time;
 use handover_protocol::wire::CloseCode;
 use handover_protocol::wire::message::{Close, ServerMessage};
 
-use super::{BLOCKED_TIMEOUT, CLOSE_GRACE, End, Pump, QUALITY_EVERY};
+use super::{CLOSE_GRACE, End, Pump, QUALITY_EVERY};
 use crate::transport::Transport;
 
 impl<T: Transport> Pump<T> {
@@ -34,7 +34,7 @@ impl<T: Transport> Pump<T> {
 
     fn next_timeout(&self) -> Time {
         let hello = (!self.is_greeted()).then(|| self.started + self.shared.hello_timeout);
-        let stuck = self.stuck_since.map(|since| since + BLOCKED_TIMEOUT);
+        let stuck = self.stuck_since.map(|since| since + self.shared.blocked_timeout);
         let closing = self.closing_since.map(|since| since + CLOSE_GRACE);
         [
             hello,
@@ -58,7 +58,7 @@ impl<T: Transport> Pump<T> {
         if !self.is_greeted() && now >= self.started + self.shared.hello_timeout {
             return Some(End::Close(Close::new(CloseCode::HelloTimeout)));
         }
-        if self.stuck_since.is_some_and(|since| now >= since + BLOCKED_TIMEOUT) {
+        if self.stuck_since.is_some_and(|since| now >= since + self.shared.blocked_timeout) {
             return Some(End::Close(Close::new(CloseCode::TooSlow)));
         }
         if let Some(end) = self.poll_closing(now) {

@@ -147,6 +147,17 @@ async fn a_flood_of_datagrams_drowns_nobody() {
             tokio::task::yield_now().await;
         }
     }
+    // Those that were read and could not be, and those that came too fast.
+    let arrived = || {
+        served.metric("handover_datagrams_undecodable_total")
+            + served.metric_with("handover_refusals_total{", "rate_limited")
+    };
+    soon(async {
+        while arrived() < 1_000 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     served.is_well().await;
 }
 

@@ -1,6 +1,7 @@
 //! Keys fetched from an issuer's address, and their rotation.
 
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::either::Either;
 
 use super::entering::{both, claims, enters, hello};
-use super::setup::{Served, soon};
+use super::setup::{Member, Served, soon};
 use crate::tokens::forge::Signer;
 
 /// An issuer's HTTP server.
@@ -22,6 +23,8 @@ struct Issuer {
     url: String,
     /// What it answers: status with header lines, and body.
     answer: Arc<Mutex<(String, String)>>,
+    /// It says half of that, and nothing more.
+    stalls: Arc<AtomicBool>,
     asked: watch::Receiver<usize>,
     task: JoinHandle<()>,
 }
@@ -40,7 +43,8 @@ impl Issuer {
         };
         let answer = Arc::new(Mutex::new(("200 X".to_owned(), json!({"keys": keys}).to_string())));
         let (count, asked) = watch::channel(0);
-        let answers = answer.clone();
+        let (answers, stalls) = (answer.clone(), Arc::<AtomicBool>::default());
+        let is_stalling = stalls.clone();
         let task = tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
                 let mut stream = match &tls {
@@ -58,12 +62,20 @@ impl Issuer {
                 assert!(request.starts_with(b"GET /keys HTTP/1.1\r\n"));
                 let (head, body) = answers.lock().unwrap().clone();
                 let head = format!("HTTP/1.1 {head}\r\ncontent-length: {}\r\n\r\n", body.len());
-                stream.write_all((head + &body).as_bytes()).await.unwrap();
-                stream.flush().await.unwrap();
+                if is_stalling.load(Ordering::Acquire) {
+                    let half = body[..body.len() / 2].to_owned();
+                    stream.write_all((head.clone() + &half).as_bytes()).await.unwrap();
+                    stream.flush().await.unwrap();
+                    count.send_modify(|count| *count += 1);
+                    std::future::pending::<()>().await;
+                }
+                // Who has heard enough may hang up.
+                let _ = stream.write_all((head + &body).as_bytes()).await;
+                let _ = stream.flush().await;
                 count.send_modify(|count| *count += 1);
             }
         });
-        Issuer { url, answer, asked, task }
+        Issuer { url, answer, stalls, asked, task }
     }
 
     fn answers(&self, status: u16, keys: &[Value]) {
@@ -152,6 +164,47 @@ async fn an_issuer_that_fails_costs_nobody_who_has_a_known_key() {
             enters(&mut member, &token).await;
         }
     }
+}
+
+#[tokio::test]
+async fn an_issuer_that_says_too_much_or_does_not_end_costs_nobody_who_has_a_known_key() {
+    let [known, new, newest] = [Signer::ecdsa(), Signer::ecdsa(), Signer::ecdsa()];
+    let issuer = Issuer::with(&[known.jwk("known")]).await;
+    let served = issuer.gateway(Duration::ZERO).await;
+    let token = known.sign(Some("known"), &claims("ann"));
+    let enters_by_known = async || {
+        for mut member in both(&served).await {
+            enters(&mut member, &token).await;
+        }
+    };
+    enters_by_known().await;
+    let is_refused = async |signer: &Signer, kid| {
+        let mut member = Member::over_websocket(served.plain()).await;
+        hello(&mut member, Some(&signer.sign(Some(kid), &claims("ann")))).await;
+        assert_eq!(member.expect("signal", "error").await["code"], "unauthorized");
+    };
+    let says = |bytes: usize| {
+        let keys = [known.jwk("known"), new.jwk("new")];
+        let least = json!({"keys": keys, "more": ""}).to_string().len();
+        let body = json!({"keys": keys, "more": "x".repeat(bytes - least)}).to_string();
+        assert_eq!(body.len(), bytes);
+        *issuer.answer.lock().unwrap() = ("200 X".to_owned(), body);
+    };
+    says(256 * 1_024 + 1);
+    is_refused(&new, "new").await;
+    enters_by_known().await;
+    says(256 * 1_024);
+    let [mut by_new, _] = both(&served).await;
+    enters(&mut by_new, &new.sign(Some("new"), &claims("ann"))).await;
+    // Half of an answer is waited for, for five seconds, by who needs it; nobody else waits.
+    issuer.stalls.store(true, Ordering::Release);
+    let (mut asked, seen) = (issuer.asked.clone(), issuer.asked());
+    let others = async {
+        soon(asked.wait_for(|asked| *asked > seen)).await.unwrap();
+        enters_by_known().await;
+    };
+    tokio::join!(is_refused(&newest, "newest"), others);
+    enters_by_known().await;
 }
 
 #[tokio::test]

@@ -67,6 +67,29 @@ pub async fn tcp(to: SocketAddr) -> TcpStream {
     tcp
 }
 
+/// Waits until the gateway has read all that was sent to it from here. Where the system does not
+/// tell, it may have.
+pub async fn is_read(from: SocketAddr, by: SocketAddr) {
+    tokio::task::yield_now().await;
+    let hex = |address: SocketAddr| match address {
+        SocketAddr::V4(v4) => {
+            format!("{:08X}:{:04X}", u32::from_ne_bytes(v4.ip().octets()), v4.port())
+        }
+        SocketAddr::V6(_) => panic!("loopback by IPv4"),
+    };
+    let ends = format!(" {} {} ", hex(by), hex(from));
+    soon(async {
+        // Its line ends with what waits to be sent, and to be read.
+        while let Ok(table) = std::fs::read_to_string("/proc/net/tcp")
+            && let Some(line) = table.lines().find(|line| line.contains(&ends))
+            && !line.split_whitespace().nth(4).is_some_and(|queues| queues.ends_with(":00000000"))
+        {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
 /// Reads until this has been said.
 pub async fn hears(io: &mut (impl AsyncRead + Unpin), wanted: &str) {
     let mut said = Vec::new();

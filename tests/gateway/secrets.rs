@@ -9,23 +9,29 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::json;
 
-use super::entering::{claims, enters, hello, secret_file};
+use handover::config::{Auth, BrokerPlace};
+
+use super::entering::{both, claims, enters, hello, secret_file};
+use super::redis::RedisServer;
 use super::setup::{Member, Served};
 use crate::tokens::forge::{SECRET, Signer};
 
 /// What somebody who reads the log must not find.
 const TYPED: &str = "nobody's business";
+const TURN: &str = "a credential of the relay's";
 
 #[tokio::test]
 async fn nothing_secret_is_in_a_debug_log() {
     let dir = tempfile::tempdir().unwrap();
     let keys = secret_file(&dir, "secret", SECRET);
+    let turn = json!({"urls": "turn:turn.example", "username": "u", "credential": TURN});
     let mut gateway = Command::new(env!("CARGO_BIN_EXE_handover"))
         .args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log", "debug"])
         .arg("--auth-secret-file")
         .arg(&keys)
         .current_dir(dir.path())
         .env_clear()
+        .env("HANDOVER_ICE_SERVERS", json!([turn]).to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -45,6 +51,7 @@ async fn nothing_secret_is_in_a_debug_log() {
     let (secure, plain) = (address("QUIC and TLS"), address("plain HTTP"));
 
     let mut secrets = vec![String::from_utf8(SECRET.to_vec()).unwrap(), TYPED.to_owned()];
+    secrets.push(TURN.to_owned());
     secrets.extend([STANDARD.encode(SECRET), URL_SAFE_NO_PAD.encode(SECRET)]);
     for over_webtransport in [false, true] {
         let dial = async || match over_webtransport {
@@ -60,6 +67,9 @@ async fn nothing_secret_is_in_a_debug_log() {
         let newer = Signer::secret().sign(None, &claims("ann"));
         member.send("signal", json!({"type": "refresh", "id": 90, "token": newer})).await;
         member.expect("signal", "ok").await;
+        member.send("signal", json!({"type": "ice", "id": 91})).await;
+        let ice = member.expect("signal", "ice").await;
+        assert_eq!(ice["servers"][0]["credential"], TURN, "it is told to who may know");
 
         let mut again = dial().await;
         again.resume(&welcome).await;
@@ -86,6 +96,61 @@ async fn nothing_secret_is_in_a_debug_log() {
     assert!(logged.contains("session opened"), "it is a debug log: {logged}");
     for secret in secrets {
         assert!(!secret.is_empty() && !logged.contains(&secret), "{secret} was logged");
+    }
+}
+
+/// Who can read the store reads no secret there: it has what is compared with one.
+#[tokio::test]
+async fn nothing_in_a_redis_opens_a_session() {
+    let dir = tempfile::tempdir().unwrap();
+    let redis = RedisServer::start();
+    let auth = Auth { secret_file: Some(secret_file(&dir, "secret", SECRET)), ..Auth::default() };
+    let served = Served::with(|config| {
+        config.broker = BrokerPlace::parse(&redis.address).unwrap();
+        config.auth = Some(auth);
+    })
+    .await;
+    served.gateway.ready().await;
+    let token = Signer::secret().sign(None, &claims("ann"));
+    let (mut secrets, mut sessions) = (vec![token.clone()], Vec::new());
+    let mut members = Vec::from(both(&served).await);
+    for member in &mut members {
+        let welcome = enters(member, &token).await;
+        member.join("room").await;
+        member.post("room", "bulk", json!("said")).await;
+        member.accepted("bulk", 1).await;
+        let text = |field: &str| welcome[field].as_str().unwrap().to_owned();
+        secrets.push(text("secret"));
+        // As bytes, and as they may be written.
+        let bytes = URL_SAFE_NO_PAD.decode(text("secret")).unwrap();
+        secrets.push(STANDARD.encode(&bytes));
+        secrets.push(bytes.iter().map(|byte| format!("{byte:02x}")).collect());
+        sessions.push(text("session"));
+        let mut again = Member::over_websocket(served.plain()).await;
+        again.resume(&welcome).await;
+        again.expect("signal", "welcome").await;
+    }
+    secrets.push(token.rsplit('.').next().unwrap().to_owned());
+    let keys = redis.command(&["KEYS", "*"]);
+    let mut held = keys.clone();
+    for key in keys.lines() {
+        held += &match redis.command(&["TYPE", key]).trim() {
+            "hash" => redis.command(&["HGETALL", key]),
+            "list" => redis.command(&["LRANGE", key, "0", "-1"]),
+            "set" => redis.command(&["SMEMBERS", key]),
+            "zset" => redis.command(&["ZRANGE", key, "0", "-1", "WITHSCORES"]),
+            "string" => redis.command(&["GET", key]),
+            // It has gone meanwhile.
+            "none" => String::new(),
+            other => panic!("{key} is a {other}, which is not looked into"),
+        };
+    }
+    for session in sessions {
+        assert!(keys.contains(&session), "its record is there: {keys}");
+    }
+    assert!(held.contains("said"), "and so is what was said: {held}");
+    for secret in secrets {
+        assert!(!secret.is_empty() && !held.contains(&secret), "{secret} is in {held}");
     }
 }
 

@@ -118,6 +118,11 @@ impl Besieged {
         Member::webtransport(self.secure()).await
     }
 
+    /// One that has said nothing.
+    pub async fn websocket_unheard(&self) -> Member {
+        Member::over_websocket(self.plain()).await
+    }
+
     /// One on each transport that has said nothing.
     pub async fn strangers(&self) -> [Member; 2] {
         let websocket = Member::over_websocket(self.plain()).await;
@@ -136,8 +141,13 @@ impl Besieged {
 
     /// The sum of the metrics that begin like this.
     pub fn metric(&self, start: &str) -> u64 {
+        self.metric_with(start, "")
+    }
+
+    /// The sum of those that begin like this and have this in them.
+    pub fn metric_with(&self, start: &str, part: &str) -> u64 {
         let text = self.process.get("/metrics");
-        let lines = text.lines().filter(|line| line.starts_with(start));
+        let lines = text.lines().filter(|line| line.starts_with(start) && line.contains(part));
         lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
     }
 

@@ -67,6 +67,58 @@ async fn lags_and_is_reset(mut slow: Member, mut others: [Member; 2], served: Be
     served.is_well().await;
 }
 
+/// Who takes nothing for long is let go, and may come back.
+async fn is_let_go(mut slow: Member, mut others: [Member; 2], served: Besieged) {
+    slow.join("room").await;
+    for other in &mut others {
+        other.expect("signal", "member_joined").await;
+    }
+    let [sender, reader] = &mut others;
+    let body = "x".repeat(BODY_BYTES);
+    let let_go = || served.metric_with("handover_connection_ends_total{", "reason=\"too_slow\"");
+    let mut sent = 0;
+    while let_go() == 0 {
+        sender.post("room", "bulk", json!(body)).await;
+        reader.expect("bulk", "message").await;
+        sent += 1;
+        assert!(sent < 10_000, "it is never let go");
+    }
+    assert_eq!(let_go(), 1, "those who read stay");
+    reader.expect("signal", "member_away").await;
+    let mut again = served.websocket_unheard().await;
+    again.resume(&slow.welcome).await;
+    assert_eq!(again.expect("signal", "welcome").await["resumed"], true);
+    drop((slow, again, others));
+    served.is_well().await;
+}
+
+/// The same, with little patience.
+async fn impatient() -> Besieged {
+    Besieged::start(&[
+        "retention.bulk.bytes=8388608",
+        "limits.rooms_total=2",
+        "limits.bytes_per_s=0",
+        "blocked_timeout_ms=300",
+    ])
+    .await
+}
+
+#[tokio::test]
+async fn for_too_long_on_a_websocket() {
+    let served = impatient().await;
+    let others = served.both("room").await;
+    let slow = served.websocket().await;
+    is_let_go(slow, others, served).await;
+}
+
+#[tokio::test]
+async fn for_too_long_on_webtransport() {
+    let served = impatient().await;
+    let others = served.both("room").await;
+    let slow = served.webtransport().await;
+    is_let_go(slow, others, served).await;
+}
+
 #[tokio::test]
 async fn on_a_websocket() {
     let served = served().await;

@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 
-use super::raw::{HELLO, frame, hears, tcp, text, upgrade};
+use super::raw::{HELLO, frame, hears, is_read, tcp, text, upgrade};
 use super::setup::{dial_webtransport, over_tls, soon};
 use super::siege::Besieged;
 
@@ -47,14 +47,14 @@ async fn on_a_websocket_from_the_first_byte_of_the_request() {
                     let mut io = over_tls(to).await;
                     io.write_all(first).await.unwrap();
                     io.flush().await.unwrap();
-                    tokio::task::yield_now().await;
+                    is_read(io.get_ref().0.local_addr().unwrap(), to).await;
                     io.write_all(second).await.unwrap();
                     io.flush().await.unwrap();
                     hears(&mut io, LAST).await;
                 } else {
                     let mut io = tcp(to).await;
                     io.write_all(first).await.unwrap();
-                    tokio::task::yield_now().await;
+                    is_read(io.local_addr().unwrap(), to).await;
                     io.write_all(second).await.unwrap();
                     hears(&mut io, LAST).await;
                 }
