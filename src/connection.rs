@@ -486,10 +486,8 @@ impl<T: Transport> Pump<T> {
         }
         let known = self.rooms.iter().find(|(taken, ..)| *taken == slot);
         let Some((.., handle)) = known else { return };
-        if self.shared.pressure.is_on() {
-            let (now, reach) = (self.shared.clock.now(), bounds::reach(&op, handle.seats()));
-            self.brake.handle_reach(now, &self.shared.pressure, reach);
-        }
+        let (now, reach) = (self.shared.clock.now(), bounds::reach(&op, handle.seats()));
+        self.brake.handle_reach(now, &self.shared.pressure, reach);
         let command = Command::Request(Box::new((seat, slot, op)));
         match handle.ask(lane, command) {
             Ok(()) => {}

@@ -106,7 +106,8 @@ impl Governor {
 #[derive(Clone, Debug)]
 pub struct Pressure(Arc<State>);
 
-/// Whose wait is measured: of the threads that come first, or of the others ([`crate::turns`]).
+/// In which queue somebody waits: of the threads that come first, or of the others
+/// ([`crate::turns`]).
 #[derive(Clone, Copy, Debug)]
 pub enum Queue {
     /// The first.
@@ -147,14 +148,14 @@ impl Default for Pressure {
 }
 
 impl Pressure {
-    /// Whether less than everything is granted.
-    pub fn is_on(&self) -> bool {
-        self.thousandths() < WHOLE
+    /// Whether less than everything is granted to those who wait in `queue`.
+    pub fn is_on(&self, queue: Queue) -> bool {
+        self.thousandths(queue) < WHOLE
     }
 
-    /// What is left of a rate now.
-    pub fn of(&self, rate: Rate) -> Rate {
-        part(rate, self.thousandths())
+    /// What is left of a rate now, for those who wait in `queue`.
+    pub fn of(&self, queue: Queue, rate: Rate) -> Rate {
+        part(rate, self.thousandths(queue))
     }
 
     /// How much those may say who come first.
@@ -162,9 +163,14 @@ impl Pressure {
         part(LINE, self.0.line.load(Ordering::Relaxed))
     }
 
-    fn thousandths(&self) -> u32 {
+    /// Those who come first wait for each other, the others for both.
+    fn thousandths(&self, queue: Queue) -> u32 {
         let [first, other] = &self.0.thousandths;
-        first.load(Ordering::Relaxed).min(other.load(Ordering::Relaxed))
+        let first = first.load(Ordering::Relaxed);
+        match queue {
+            Queue::First => first,
+            Queue::Other => first.min(other.load(Ordering::Relaxed)),
+        }
     }
 
     /// Counts datagrams of QUIC that nobody looked at, for the metrics.
@@ -222,7 +228,7 @@ impl Pressure {
             }
             line.handle_wait(now, now.since(ready));
             self.0.line.store(thousandths(line.share()), Ordering::Relaxed);
-            let share = f64::from(self.thousandths()) / f64::from(WHOLE);
+            let share = f64::from(self.thousandths(Queue::Other)) / f64::from(WHOLE);
             metrics.granted(share);
             metrics.packets_dropped(self.0.dropped.swap(0, Ordering::Relaxed));
             if !was_on && share < 0.5 {
@@ -330,15 +336,16 @@ mod tests {
     }
 
     #[test]
-    fn the_smaller_share_holds() {
+    fn who_comes_first_waits_for_nobody_else() {
         let pressure = Pressure::default();
         let rate = Rate { per_s: 1_000, burst: 1_000 };
+        let granted = || [Queue::First, Queue::Other].map(|queue| pressure.of(queue, rate).per_s);
         pressure.set(Queue::Other, 0.1);
-        assert_eq!(pressure.of(rate).per_s, 100);
+        assert_eq!(granted(), [1_000, 100]);
         pressure.set(Queue::First, 0.5);
-        assert_eq!(pressure.of(rate).per_s, 100);
+        assert_eq!(granted(), [500, 100]);
         pressure.set(Queue::Other, 1.0);
-        assert_eq!(pressure.of(rate).per_s, 500);
+        assert_eq!(granted(), [500, 500]);
         assert_eq!(pressure.line(), LINE, "which is drawn by itself");
     }
 
@@ -346,12 +353,15 @@ mod tests {
     fn a_rate_keeps_its_share_and_never_stops() {
         let pressure = Pressure::default();
         let rate = Rate { per_s: 1_000, burst: 4_000 };
-        assert_eq!(pressure.of(rate), rate);
-        assert!(!pressure.is_on());
+        assert_eq!(pressure.of(Queue::First, rate), rate);
+        assert!(!pressure.is_on(Queue::First));
         pressure.set(Queue::First, 0.02);
-        assert!(pressure.clone().is_on());
-        assert_eq!(pressure.of(rate), Rate { per_s: 20, burst: 80 });
-        assert_eq!(pressure.of(Rate { per_s: 1, burst: 1 }), Rate { per_s: 1, burst: 1 });
-        assert_eq!(pressure.of(Rate { per_s: u64::MAX, burst: 0 }).burst, 1);
+        assert!(pressure.clone().is_on(Queue::First));
+        assert_eq!(pressure.of(Queue::First, rate), Rate { per_s: 20, burst: 80 });
+        assert_eq!(
+            pressure.of(Queue::First, Rate { per_s: 1, burst: 1 }),
+            Rate { per_s: 1, burst: 1 }
+        );
+        assert_eq!(pressure.of(Queue::First, Rate { per_s: u64::MAX, burst: 0 }).burst, 1);
     }
 }

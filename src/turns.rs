@@ -45,6 +45,11 @@ impl Rank {
         self.0.swap(first, Ordering::Relaxed)
     }
 
+    /// Does something for a connection: tasks that it starts are of this rank.
+    pub fn on_behalf<T>(&self, act: impl FnOnce() -> T) -> T {
+        RANK.sync_scope(self.clone(), act)
+    }
+
     fn is_first(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
@@ -61,14 +66,14 @@ impl Turns {
     /// The first threads are those of the runtime it is called on. The others end when the second of
     /// what is returned is dropped.
     pub fn start() -> io::Result<(Turns, OtherThreads)> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let first = Handle::current();
         let other = Builder::new_multi_thread()
-            .worker_threads(cores)
+            .worker_threads(first.metrics().num_workers())
             .thread_name("handover-other")
             .enable_time()
             .on_thread_start(step_back)
             .build()?;
-        let turns = Turns { first: Handle::current(), other: other.handle().clone() };
+        let turns = Turns { first, other: other.handle().clone() };
         Ok((turns, OtherThreads(Some(other))))
     }
 
@@ -89,8 +94,8 @@ impl Turns {
     }
 
     /// Starts the first task of a connection.
-    pub fn begin(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.spawn(Rank::default(), task);
+    pub fn begin(&self, rank: Rank, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn(rank, task);
     }
 
     /// Starts another task of the connection that the caller belongs to. One that belongs to none is
@@ -195,7 +200,7 @@ mod tests {
         let (turns, _threads) = Turns::start().unwrap();
         let (ask, mut asked) = mpsc::unbounded_channel::<bool>();
         let (tell, mut told) = mpsc::unbounded_channel();
-        turns.begin(async move {
+        turns.begin(Rank::default(), async move {
             let rank = Rank::current().unwrap();
             tell.send(is_other()).unwrap();
             while let Some(first) = asked.recv().await {
@@ -218,7 +223,7 @@ mod tests {
         let (tell, mut told) = mpsc::unbounded_channel();
         let (say, mut said) = mpsc::unbounded_channel();
         let again = turns.clone();
-        turns.begin(async move {
+        turns.begin(Rank::default(), async move {
             again.go_on(async move {
                 tell.send(is_other()).unwrap();
                 while woken.recv().await.is_some() {

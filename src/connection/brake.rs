@@ -5,7 +5,7 @@ use std::time::Duration;
 use handover_protocol::pace::{Bucket, PaceLimits, Rate};
 use handover_protocol::time::Time;
 
-use crate::pressure::Pressure;
+use crate::pressure::{Pressure, Queue};
 
 /// What may be said at once under pressure, as a part of what may be said in a second: what many
 /// have saved up would keep everybody waiting.
@@ -84,12 +84,13 @@ impl Brake {
 
     fn charge(&mut self, now: Time, pressure: &Pressure, messages: u64, bytes: u64) {
         self.count(now, pressure, messages);
-        if !pressure.is_on() {
+        let queue = self.queue(now);
+        if !pressure.is_on(queue) {
             return;
         }
         let charge = |bucket: &mut Option<(Rate, Bucket)>, amount| {
             let (whole, bucket) = bucket.as_mut()?;
-            let Rate { per_s, burst } = pressure.of(*whole);
+            let Rate { per_s, burst } = pressure.of(queue, *whole);
             bucket.set_rate(
                 now,
                 Rate { per_s, burst: burst.min((per_s / AT_ONCE).max(AT_ONCE_LEAST)) },
@@ -102,9 +103,6 @@ impl Brake {
         // dead, and comes again.
         let longest: Option<Duration> = waits.into_iter().flatten().max();
         self.until = longest.map(|wait| now + wait).max(self.until);
-        if let Some(until) = self.until {
-            self.calm_from = self.calm_from.max(until + CALM);
-        }
     }
 
     /// Lets go when it is time to.
@@ -118,15 +116,26 @@ impl Brake {
         self.until
     }
 
-    /// Whether it has said no more for some time than those may who come first, and was not held back.
+    /// Whether it has said no more for some time than those may who come first.
     pub(super) fn is_calm(&self, now: Time) -> bool {
         now >= self.calm_from
     }
 
+    /// When it may come first again, if it may not now.
+    pub(super) fn calm_from(&self, now: Time) -> Option<Time> {
+        (!self.is_calm(now)).then_some(self.calm_from)
+    }
+
+    /// Whose wait is its own: strangers who wait long are no reason to hold those back who come first.
+    fn queue(&self, now: Time) -> Queue {
+        if self.is_calm(now) { Queue::First } else { Queue::Other }
+    }
+
     /// Something has been written, however much at once.
     pub(super) fn handle_write(&mut self, now: Time, pressure: &Pressure) {
-        if pressure.is_on() {
-            let Rate { per_s, burst } = pressure.of(WRITES);
+        let queue = self.queue(now);
+        if pressure.is_on(queue) {
+            let Rate { per_s, burst } = pressure.of(queue, WRITES);
             let (per_s, burst) = (per_s.max(WRITES_LEAST.per_s), burst.max(WRITES_LEAST.burst));
             self.writes.set_rate(now, Rate { per_s, burst });
             let wait = self.writes.take(now, 1).err().or_else(|| self.writes.debt(now));

@@ -114,9 +114,7 @@ impl<T: Transport> Pump<T> {
         let metrics = &self.shared.metrics;
         let Sent { bytes, frames, ephemeral } = std::mem::take(&mut self.sent);
         if bytes > 0 {
-            if self.shared.pressure.is_on() {
-                self.brake.handle_write(self.shared.clock.now(), &self.shared.pressure);
-            }
+            self.brake.handle_write(self.shared.clock.now(), &self.shared.pressure);
             metrics.sent(self.transport.kind(), bytes);
             for lane in LogLane::ALL.into_iter().filter(|lane| frames[*lane] > 0) {
                 metrics.delivered(lane.into(), frames[lane]);

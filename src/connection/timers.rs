@@ -15,14 +15,14 @@ impl<T: Transport> Pump<T> {
     pub(super) fn poll_timers(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         loop {
             let now = self.shared.clock.now();
-            if now >= self.next_timeout() {
+            if now >= self.next_timeout(now) {
                 if let Some(end) = self.handle_timeout(now) {
                     return Poll::Ready(end);
                 }
                 // Whatever this made the session say goes out in the next poll.
                 cx.waker().wake_by_ref();
             }
-            let next = self.next_timeout();
+            let next = self.next_timeout(now);
             if self.timer_at != Some(next) {
                 self.timer_at = Some(next);
                 self.timer.set(tokio::time::sleep(next.since(now)));
@@ -32,7 +32,7 @@ impl<T: Transport> Pump<T> {
         }
     }
 
-    fn next_timeout(&self) -> Time {
+    fn next_timeout(&self, now: Time) -> Time {
         let hello = (!self.is_greeted()).then(|| self.started + self.shared.hello_timeout);
         let stuck = self.stuck_since.map(|since| since + self.shared.blocked_timeout);
         let closing = self.closing_since.map(|since| since + CLOSE_GRACE);
@@ -43,6 +43,7 @@ impl<T: Transport> Pump<T> {
             self.session.poll_timeout(),
             self.brake.until(),
             self.brake.quiet_until(),
+            self.brake.calm_from(now),
         ]
         .into_iter()
         .flatten()

@@ -178,7 +178,7 @@ impl Default for Metrics {
         let stepped_back = Counter::default();
         registry.register(
             "connections_stepped_back",
-            "Connections that said so much that they are served after others for a while",
+            "Connections that are served after others for a while, for all they say or open",
             stepped_back.clone(),
         );
         let broker_up = Gauge::default();
@@ -385,7 +385,7 @@ impl Metrics {
         self.packets_dropped.inc_by(datagrams);
     }
 
-    /// A connection is served after others from now on.
+    /// A connection is served after others for a while.
     pub fn stepped_back(&self) {
         self.stepped_back.inc();
     }

@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::addresses::{AddressPlace, Addresses, Callers};
 use crate::clock::Clock;
-use crate::pressure::Pressure;
+use crate::pressure::{Pressure, Queue};
 
 /// What is known of a peer before it has a connection.
 #[derive(Clone, Copy, Debug)]
@@ -209,7 +209,7 @@ impl Gate {
     fn granted(&self) -> Option<Rate> {
         let whole = self.handshakes?;
         let least = whole.per_s.min(HANDSHAKES_LEAST);
-        let Rate { per_s, burst } = self.pressure.of(whole);
+        let Rate { per_s, burst } = self.pressure.of(Queue::Other, whole);
         Some(Rate { per_s: per_s.max(least), burst: burst.max(least) })
     }
 
@@ -241,7 +241,7 @@ impl Gate {
 
     /// Whether so many come by QUIC, or from this address, that it had better be proven first.
     pub fn wants_proof(&self, now: Time, address: IpAddr) -> bool {
-        self.pressure.is_on()
+        self.pressure.is_on(Queue::Other)
             || self.quic.is_crowded()
             || self.granted().is_some_and(|granted| self.quic.is_rushed(now, granted))
             || self.ungreeted_of.is_crowded(address)
@@ -285,7 +285,7 @@ impl Gate {
     /// long. Who comes by plain HTTP is there to look after the gateway, or a proxy.
     pub fn is_tcp_crowded(&self, encrypted: bool) -> bool {
         if encrypted {
-            self.tls.is_crowded() || self.pressure.is_on()
+            self.tls.is_crowded() || self.pressure.is_on(Queue::Other)
         } else {
             self.plain.is_crowded()
         }

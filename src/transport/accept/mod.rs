@@ -28,7 +28,7 @@ pub use tcp::{TcpIo, TcpTls, accept_tcp, bind_tcp};
 
 use super::{Kind, Settings, Transport};
 use crate::clock::Clock;
-use crate::turns::Turns;
+use crate::turns::{Rank, Turns};
 
 /// QUIC with CONNECT, or a TLS handshake, must be over by then.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -102,13 +102,16 @@ pub struct Acceptor<A> {
 
 impl<A: Attach> Acceptor<A> {
     /// Runs a set-up in a task of its own.
-    fn spawn(&self, kind: Kind, set_up: impl Future<Output = ()> + Send + 'static) {
+    fn spawn(&self, kind: Kind, rank: Rank, set_up: impl Future<Output = ()> + Send + 'static) {
         let attach = self.attach.clone();
-        self.turns.begin(self.tasks.track_future(async move {
-            if AssertUnwindSafe(set_up).catch_unwind().await.is_err() {
-                attach.panicked(kind);
-            }
-        }));
+        self.turns.begin(
+            rank,
+            self.tasks.track_future(async move {
+                if AssertUnwindSafe(set_up).catch_unwind().await.is_err() {
+                    attach.panicked(kind);
+                }
+            }),
+        );
     }
 }
 

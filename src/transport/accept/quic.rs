@@ -1,9 +1,10 @@
 //! The accept loop of a QUIC endpoint.
 
-use quinn::{Endpoint, Incoming};
+use quinn::{Connecting, Endpoint};
 
 use super::super::{Kind, webtransport};
 use super::{Acceptor, Attach, Entered, Refused, SETUP_TIMEOUT};
+use crate::turns::Rank;
 
 /// Accepts WebTransport sessions until told to stop, then refuses them until told to end.
 pub async fn accept_quic<A: Attach>(endpoint: Endpoint, acceptor: Acceptor<A>) {
@@ -25,8 +26,19 @@ pub async fn accept_quic<A: Attach>(endpoint: Endpoint, acceptor: Acceptor<A>) {
             acceptor.attach.refused(Kind::WebTransport, &Refused::Capacity);
             continue;
         };
-        let task = set_up(incoming, entered, acceptor.clone());
-        acceptor.spawn(Kind::WebTransport, task);
+        // Here, because all that QUIC receives waits meanwhile: threads that step back must not do it.
+        let rank = Rank::default();
+        match rank.on_behalf(|| incoming.accept()) {
+            Ok(connecting) => {
+                let task = set_up(connecting, entered, acceptor.clone());
+                acceptor.spawn(Kind::WebTransport, rank, task);
+            }
+            Err(error) => {
+                let refused = Refused::Broken(error.to_string());
+                tracing::debug!(%address, %refused, "no webtransport session");
+                acceptor.attach.refused(Kind::WebTransport, &refused);
+            }
+        }
     }
     endpoint.set_server_config(None);
     if !acceptor.end.is_cancelled() {
@@ -34,10 +46,10 @@ pub async fn accept_quic<A: Attach>(endpoint: Endpoint, acceptor: Acceptor<A>) {
     }
 }
 
-async fn set_up<A: Attach>(incoming: Incoming, entered: Entered, acceptor: Acceptor<A>) {
-    let remote = incoming.remote_address();
+async fn set_up<A: Attach>(connecting: Connecting, entered: Entered, acceptor: Acceptor<A>) {
+    let remote = connecting.remote_address();
     let Acceptor { gate, settings, attach, stop, .. } = acceptor;
-    let set_up = webtransport::accept(incoming, entered, &gate, settings);
+    let set_up = webtransport::accept(connecting, entered, &gate, settings);
     let set_up = stop.run_until_cancelled(tokio::time::timeout(SETUP_TIMEOUT, set_up));
     // Boxed, so that its memory is gone before the connection's own begins to count.
     let refused = match Box::pin(set_up).await {

@@ -22,6 +22,7 @@ use super::{
     Acceptor, Attach, Entered, Gate, Refused, SETUP_TIMEOUT, ServeTcp, TcpCaller, Upgraded,
 };
 use crate::clock::Clock;
+use crate::turns::Rank;
 
 /// Connections the system holds for us until we take them.
 const BACKLOG: i32 = 1_024;
@@ -112,7 +113,7 @@ pub async fn accept_tcp<A: Attach, H: ServeTcp>(
                 };
                 let (tls, handler) = (tls.clone(), handler.clone());
                 let task = set_up(stream, remote, tls, handler, entered, acceptor.clone());
-                acceptor.spawn(Kind::WebSocket, task);
+                acceptor.spawn(Kind::WebSocket, Rank::default(), task);
             }
             // The peer's doing.
             Err(error) if is_passing(&error) => {}

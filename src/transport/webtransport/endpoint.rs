@@ -137,6 +137,10 @@ impl Runtime for Threads {
         self.0.go_on(task);
     }
 
+    fn now(&self) -> Instant {
+        TokioRuntime.now()
+    }
+
     fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
         TokioRuntime.wrap_udp_socket(socket)
     }

@@ -13,12 +13,12 @@ const CODEC_PARAMETER: &str = "codec";
 
 /// Sets a session up. The caller puts a deadline to it.
 pub async fn accept(
-    incoming: quinn::Incoming,
+    connecting: quinn::Connecting,
     entered: Entered,
     gate: &Gate,
     settings: Settings,
 ) -> Result<(WebTransport, Admitted), Refused> {
-    let request = IncomingSessionFuture::with_quic_incoming(incoming)
+    let request = IncomingSessionFuture::with_quic_connecting(connecting)
         .await
         .map_err(|error| Refused::Broken(error.to_string()))?;
     let (chosen, admitted) = match judge(&request, entered, gate) {

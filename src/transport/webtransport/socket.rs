@@ -16,14 +16,14 @@ use quinn::{AsyncUdpSocket, UdpPoller};
 use super::super::rates::Rates;
 use super::unproven::{Unproven, addressee, is_long};
 use crate::clock::Clock;
-use crate::pressure::Pressure;
+use crate::pressure::{Pressure, Queue};
 
 /// Datagrams per second to one of our connection ids, of which pressure leaves a share. That is what
 /// somebody sends who says a thousand messages a second and is told as many.
 const TO_EACH: Rate = Rate { per_s: 4_000, burst: 1_000 };
 
 /// ... and never less than this: who is told much has much to acknowledge.
-const TO_EACH_LEAST: Rate = Rate { per_s: 400, burst: 200 };
+const TO_EACH_LEAST: Rate = Rate { per_s: 100, burst: 100 };
 
 /// See the module.
 pub struct Socket {
@@ -53,10 +53,11 @@ impl Socket {
     /// Drops what comes too fast, before anything is spent on it. For who sent it, it is lost on
     /// the way: QUIC sends it again, and slows down.
     fn police(&self, bufs: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta]) {
-        if !self.pressure.is_on() {
+        if !self.pressure.is_on(Queue::Other) {
             return;
         }
-        let (now, Rate { per_s, burst }) = (self.clock.now(), self.pressure.of(TO_EACH));
+        let (now, Rate { per_s, burst }) =
+            (self.clock.now(), self.pressure.of(Queue::Other, TO_EACH));
         let rate =
             Rate { per_s: per_s.max(TO_EACH_LEAST.per_s), burst: burst.max(TO_EACH_LEAST.burst) };
         let mut dropped = 0;

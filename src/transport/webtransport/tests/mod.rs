@@ -68,7 +68,7 @@ impl Gateway {
     }
 
     async fn accept(&self) -> Result<WebTransport, Refused> {
-        let incoming = self.endpoint.accept().await.unwrap();
+        let incoming = self.endpoint.accept().await.unwrap().accept().unwrap();
         let entered = self.gate.try_enter_quic(Time::ZERO, Ipv4Addr::LOCALHOST.into()).unwrap();
         let accepted = accept(incoming, entered, &self.gate, self.settings).await;
         // Places are the gate's tests' business.
