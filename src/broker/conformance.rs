@@ -6,6 +6,7 @@ mod deaths;
 mod failovers;
 mod losses;
 mod many;
+mod replicas;
 mod rooms;
 mod server;
 mod sessions;

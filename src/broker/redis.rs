@@ -178,6 +178,14 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl RedisBroker {
+    /// Whether a room stands where it was seen to stand, and so where replicas have it.
+    fn is_known(&self, at: &RoomKeys, positions: Positions) -> bool {
+        self.rooms.seen(&at.channel).is_some_and(|seen| {
+            let is_there = |lane| seen.last[lane].offset == positions.on(lane).offset;
+            seen.epoch == positions.epoch && LogLane::ALL.into_iter().all(is_there)
+        })
+    }
+
     /// The broker, and what keeps its connections, which has to be run. Nothing is connected
     /// yet: without a Redis everything is refused until there is one.
     pub fn open(
@@ -238,6 +246,7 @@ impl RedisBroker {
         known: Option<Positions>,
         fresh: Epoch,
         at: &RoomKeys,
+        held: Held,
     ) -> Result<(Shift, Vec<String>), Unavailable> {
         let shift = self.board.shard(at.slot)?.shift();
         let mut args = vec![
@@ -256,9 +265,14 @@ impl RedisBroker {
             }
             None => args.extend(["", "0", "", "0", ""].map(str::to_owned)),
         }
-        args.push(if self.board.replicas > 0 { "1" } else { "0" }.to_owned());
+        args.push(if self.is_held(held) { "1" } else { "0" }.to_owned());
         args.push(self.session_kept.saturating_sub(KEEP_MARGIN).as_micros().to_string());
         Ok((shift, args))
+    }
+
+    /// Whether replicas are waited for.
+    fn is_held(&self, held: Held) -> bool {
+        held == Held::ByReplicas && self.board.replicas > 0
     }
 
     fn room_keys(&self, room: &RoomName) -> RoomKeys {
@@ -276,11 +290,12 @@ impl RedisBroker {
         now: Time,
         room: &RoomName,
         known: Option<Positions>,
+        held: Held,
         ops: impl Fn(Epoch) -> Result<Vec<[String; 8]>, Unavailable>,
     ) -> Result<Option<Changed>, Unavailable> {
         let (fresh, at) = (self.fresh()?, self.room_keys(room));
         let begun = self.clock.now();
-        let (mut shift, mut args) = self.room_args(now, known, fresh, &at)?;
+        let (mut shift, mut args) = self.room_args(now, known, fresh, &at, held)?;
         args.extend([self.node.clone(), self.limits.members.to_string()]);
         let PerLane { signal, bulk } = self.limits.retention;
         for keep in [signal, bulk] {
@@ -295,8 +310,7 @@ impl RedisBroker {
         args.extend(ops.into_iter().flatten());
         let script = &self.scripts.apply;
         let mut answers = loop {
-            let answer =
-                self.board.script(at.slot, Held::ByReplicas, script, &at.keys, &args).await?;
+            let answer = self.board.script(at.slot, held, script, &at.keys, &args).await?;
             match answer {
                 Value::Nil => return Ok(None),
                 Value::Array(answers) => break answers,
@@ -324,15 +338,16 @@ impl RedisBroker {
         room: &RoomName,
         begin: Option<Epoch>,
         after: PerLane<u64>,
+        held: Held,
     ) -> Result<Option<RoomState>, Unavailable> {
         let at = self.room_keys(room);
         let fresh = begin.map_or_else(|| self.fresh(), Ok)?;
-        let (shift, mut args) = self.room_args(now, None, fresh, &at)?;
+        let (shift, mut args) = self.room_args(now, None, fresh, &at, held)?;
         args.push(if begin.is_some() { "1" } else { "0" }.to_owned());
         args.extend([after.signal.to_string(), after.bulk.to_string()]);
         args.push(millis(ROOM_LINGER * 2).to_string());
         let script = &self.scripts.load;
-        let state = self.board.script(at.slot, Held::ByReplicas, script, &at.keys, &args).await?;
+        let state = self.board.script(at.slot, held, script, &at.keys, &args).await?;
         if state == Value::Nil {
             return Ok(None);
         }
@@ -345,7 +360,9 @@ impl RedisBroker {
             Ok(entries)
         };
         let entries = PerLane { signal: lane(LogLane::Signal)?, bulk: lane(LogLane::Bulk)? };
-        self.rooms.learn(&at.channel, positions, marks);
+        if self.board.replicas == 0 || self.is_held(held) || self.is_known(&at, positions) {
+            self.rooms.learn(&at.channel, positions, marks);
+        }
         Ok(Some(RoomState { positions, entries }))
     }
 }
@@ -425,7 +442,8 @@ impl Broker for RedisBroker {
         room: &RoomName,
         fresh: Epoch,
     ) -> Result<RoomState, Unavailable> {
-        let state = self.state(now, room, Some(fresh), PerLane::default()).await?;
+        let after = PerLane::default();
+        let state = self.state(now, room, Some(fresh), after, Held::ByReplicas).await?;
         state.ok_or_else(|| garbled("an answer"))
     }
 
@@ -448,7 +466,20 @@ impl Broker for RedisBroker {
         room: &RoomName,
         after: PerLane<u64>,
     ) -> Result<Option<RoomState>, Unavailable> {
-        self.state(self.clock.now(), room, None, after).await
+        let now = self.clock.now();
+        if self.board.replicas > 0 {
+            // Where there is nothing new, there is nothing that replicas could lack.
+            let state = self.state(now, room, None, after, Held::ByOne).await?;
+            let is_known = |state: &RoomState| {
+                let at = state.positions;
+                let is_there = at.signal == after.signal && at.bulk == after.bulk;
+                is_there && self.is_known(&self.room_keys(room), at)
+            };
+            if state.as_ref().is_some_and(is_known) {
+                return Ok(state);
+            }
+        }
+        self.state(now, room, None, after, Held::ByReplicas).await
     }
 
     async fn apply(
@@ -484,9 +515,17 @@ impl Broker for RedisBroker {
         let ops: Vec<(RoomOp, Recorded)> = ops.into_iter().zip(recorded).collect();
         let asked =
             |fresh| ops.iter().map(|(op, recorded)| op_args(room, fresh, op, *recorded)).collect();
-        let changed = self.change_room(now, room, known, asked).await?;
+        // Who only looks is shown something new when the node has read it from the log, which waits.
+        let is_look = |op: &RoomOp| {
+            matches!(op.change, Change::Pass { .. } | Change::Snapshot | Change::Place)
+        };
+        let is_all_looks = ops.iter().all(|(op, _)| is_look(op));
+        let held = if is_all_looks { Held::ByOne } else { Held::ByReplicas };
+        let changed = self.change_room(now, room, known, held, asked).await?;
         let Some(Changed { answers, positions, shift }) = changed else { return Ok(None) };
-        if let Some(positions) = positions {
+        if let Some(positions) = positions
+            && (self.board.replicas == 0 || self.is_held(held))
+        {
             let marks = answers.iter().zip(&ops).filter_map(|(answer, (op, _))| {
                 Some((op.change.lane(), stored::appended(answer)?))
             });
@@ -539,10 +578,13 @@ impl Broker for RedisBroker {
             let op = housekeeping(room, fresh, living.clone(), listed, back);
             op.map(|op| vec![op])
         };
-        let changed = self.change_room(now, room, known, keep).await?;
+        // It answers nobody. What it adds is heard when replicas have it, like all that is heard.
+        let changed = self.change_room(now, room, known, Held::ByOne, keep).await?;
         let Some(Changed { mut answers, .. }) = changed else { return Ok(None) };
         let positions = stands(answers.pop().ok_or_else(|| garbled("an answer"))?)?;
-        if let Some(positions) = positions {
+        if let Some(positions) = positions
+            && self.board.replicas == 0
+        {
             self.rooms.learn(&self.room_keys(room).channel, positions, Vec::new());
         }
         Ok(positions)

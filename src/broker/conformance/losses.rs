@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use handover_protocol::wire::ErrorCode;
 use handover_redis_servers::{Cluster, Server, ask, own_host, until};
 
+use super::replicas::with_replica;
 use super::server::{Redis, nodes};
 use super::sessions::{resume, resumed};
 use super::*;
@@ -25,7 +26,7 @@ pub(super) fn server(node: &Node) -> &Server {
 }
 
 /// Both nodes of a broker, and ann in the room; the second follows it.
-async fn followed(address: &str, replicas: u32) -> (Node, Node, News) {
+pub(super) async fn followed(address: &str, replicas: u32) -> (Node, Node, News) {
     following(nodes(address, limits(GENEROUS), replicas).await).await
 }
 
@@ -288,37 +289,6 @@ async fn a_redis_that_is_gone_refuses_and_comes_back() {
     assert!(there.open(record("ann")).await.is_err());
     server.signal("CONT");
     here.up().wait_for(|up| *up).await.unwrap();
-}
-
-/// A master and a replica of it that has caught up.
-async fn with_replica() -> (Server, Server) {
-    let host = own_host();
-    let master = Server::on_port(host, 7000, &[]);
-    let mut line = master.line().await;
-    let of = format!("{host} 7000");
-    let settings = ["--replicaof", &of, "--repl-diskless-sync-delay", "0"];
-    let replica = Server::on_port(host, 7001, &settings);
-    until(&mut line, "INFO replication", &["state=online"]).await;
-    (master, replica)
-}
-
-#[tokio::test]
-async fn what_counts_is_on_replicas() {
-    let (master, replica) = with_replica().await;
-    let (here, there, mut news) = followed(&master.address, 1).await;
-    send_on(&here, 1).await;
-    hear_of(&there, &mut news, 1).await;
-    replica.signal("STOP");
-    let op = RoomOp { author: author("ann"), change: here.message(LogLane::Bulk, 2, "1") };
-    for _ in 0..3 {
-        // Neither the first time nor as a repetition.
-        assert!(here.broker.apply(here.now, &here.room, None, vec![op.clone()]).await.is_err());
-    }
-    replica.signal("CONT");
-    send_on(&here, 2).await;
-    hear_of(&there, &mut news, 2).await;
-    let log = ask(&mut replica.line().await, &format!("LLEN {}", key("b"))).await;
-    assert_eq!(log, ::redis::Value::Int(2));
 }
 
 #[tokio::test]

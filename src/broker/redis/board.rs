@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::OptionFuture;
 use redis::aio::MultiplexedConnection;
 use redis::{ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
-use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::sleep;
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::time::{sleep, timeout};
 
 use super::address::Place;
 use super::follow::Follow;
@@ -92,7 +93,7 @@ pub(super) struct Lines {
     plain: MultiplexedConnection,
     /// WAIT is about what its own connection wrote, and holds up what comes behind it there. So
     /// each of these is asked about some slots, and several can wait at a time.
-    waiting: Vec<MultiplexedConnection>,
+    waiting: Vec<(MultiplexedConnection, Arc<Semaphore>)>,
     /// Who answers on `plain`.
     process: Arc<Process>,
 }
@@ -104,6 +105,8 @@ impl Lines {
         waiting: Vec<MultiplexedConnection>,
         process: Process,
     ) -> Lines {
+        let one = |line| (line, Arc::new(Semaphore::new(1)));
+        let waiting = waiting.into_iter().map(one).collect();
         Lines { number, plain, waiting, process: Arc::new(process) }
     }
 }
@@ -199,8 +202,11 @@ impl Shard {
             Held::ByOne => None,
             Held::ByReplicas => lines.waiting.get(usize::from(slot) % lines.waiting.len().max(1)),
         };
-        let connection = waiting.unwrap_or(&lines.plain).clone();
-        Ok(Line { number: lines.number, connection, process: lines.process.clone() })
+        let (connection, turns) = match waiting {
+            Some((connection, turns)) => (connection.clone(), Some(turns.clone())),
+            None => (lines.plain.clone(), None),
+        };
+        Ok(Line { number: lines.number, connection, turns, process: lines.process.clone() })
     }
 
     /// The process that answers, if one does and is known.
@@ -215,6 +221,8 @@ impl Shard {
 struct Line {
     number: u64,
     connection: MultiplexedConnection,
+    /// One at a time, where one holds up the next: that is no reason to take the Redis for gone.
+    turns: Option<Arc<Semaphore>>,
     process: Arc<Process>,
 }
 
@@ -350,8 +358,11 @@ impl Board {
     ) -> Result<Vec<Value>, Unavailable> {
         // Whom to suspect if there is no answer: nobody, if slots move for that long.
         let unanswered = Mutex::new(None);
+        let held = if self.replicas == 0 { Held::ByOne } else { held };
         let asked = self.ask_on(slot, held, calls, &unanswered);
-        match tokio::time::timeout(PATIENCE, asked).await {
+        // A turn is waited for as long as an answer.
+        let patience = if held == Held::ByOne { PATIENCE } else { PATIENCE * 2 };
+        match tokio::time::timeout(patience, asked).await {
             Ok(answers) => answers,
             Err(_) => {
                 let unanswered = unanswered.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -375,7 +386,6 @@ impl Board {
         let waits_for = |asked| {
             *unanswered.lock().unwrap_or_else(PoisonError::into_inner) = asked;
         };
-        let held = if self.replicas == 0 { Held::ByOne } else { held };
         let (mut known, mut elsewhere) = (Known::ByName, None);
         let mut has_answered = false;
         loop {
@@ -383,7 +393,10 @@ impl Board {
                 Some(shard) => (shard, true),
                 None => (self.shard(slot)?, false),
             };
-            let Line { number, mut connection, process } = shard.line(slot, held)?;
+            let Line { number, mut connection, turns, process } = shard.line(slot, held)?;
+            let turn = turns.map(|turns| timeout(PATIENCE, turns.acquire_owned()));
+            let turn = OptionFuture::from(turn).await.transpose();
+            let _turn = turn.map_err(|_| Unavailable("many wait for replicas".to_owned()))?;
             let masters = self.masters.borrow().clone();
             let forebears = if process.goes_on { "*" } else { &*masters };
             let mut pipe = redis::pipe();
@@ -401,19 +414,20 @@ impl Board {
             }
             let answers: RedisResult<Vec<RedisResult<Value>>> =
                 pipe.query_async(&mut connection).await;
-            has_answered = true;
             waits_for(None);
             let answers = answers.inspect_err(|_| shard.suspect(number)).map_err(failed)?;
             let error = match answers.into_iter().collect::<RedisResult<Vec<Value>>>() {
                 Ok(answers) => return self.counted(held, answers),
                 Err(error) => error,
             };
+            has_answered = false;
             match error.kind() {
                 ErrorKind::Server(ServerErrorKind::NoScript) if known == Known::ByName => {
                     known = Known::ByText;
                     elsewhere = is_elsewhere.then_some(shard);
                 }
                 ErrorKind::Server(ServerErrorKind::Ask) => {
+                    has_answered = true;
                     elsewhere = self.at(&error);
                     if elsewhere.is_none() {
                         self.outdated.notify_one();
@@ -421,10 +435,14 @@ impl Board {
                     }
                 }
                 ErrorKind::Server(ServerErrorKind::Moved) => {
+                    has_answered = true;
                     self.outdated.notify_one();
                     sleep(MOVING_PAUSE).await;
                 }
-                ErrorKind::Server(ServerErrorKind::TryAgain) => sleep(MOVING_PAUSE).await,
+                ErrorKind::Server(ServerErrorKind::TryAgain) => {
+                    has_answered = true;
+                    sleep(MOVING_PAUSE).await;
+                }
                 // It is no master any more, or not yet one that has its data.
                 ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::BusyLoading) => {
                     shard.suspect(number);

@@ -251,6 +251,10 @@ impl LiveRoom {
             if self.log.as_ref().is_none_or(|newest| !Arc::ptr_eq(newest, &log)) {
                 return Err(Unavailable("the room's life ended under its changes".to_owned()));
             }
+            // What was looked at is shown if it is there to stay.
+            if !is_past(log.positions(), reached) {
+                return Err(Unavailable("what was seen is lost again".to_owned()));
+            }
         }
         Ok(Some(results))
     }
