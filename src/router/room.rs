@@ -218,11 +218,12 @@ impl LiveRoom {
         }
         if self.news.is_none() {
             // Before it is loaded: nothing is missed in between.
-            self.news = self.shared.broker.follow(&self.name).await?;
-            if self.news.is_some() {
+            let news = self.shared.broker.follow(&self.name).await?;
+            if news.is_some() {
                 // Whose node has died while nobody had the room is not shown to anybody.
                 self.shared.broker.trim(self.shared.clock.now(), &self.name, None).await?;
             }
+            self.news = news;
         }
         let log = self.load_newest().await?;
         self.log = Some(log.clone());

@@ -1,5 +1,7 @@
 //! Sessions that go from node to node, and what one node knows better than another.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use handover_protocol::pace::{Pace, PaceLimits};
 use handover_protocol::room::entry::Event;
 use handover_redis_servers::{Server, ask};
@@ -156,6 +158,33 @@ async fn who_resumes_no_further_than_its_record_is_no_member_for_ever() {
     assert_eq!(left.count(), 2);
     let author = Author { generation: resumed.generation, ..cid.seat.author };
     assert!(matches!(there.retire(author).await, Ok(Retired::From(_))), "the session lives on");
+}
+
+#[tokio::test]
+async fn who_is_long_gone_is_shown_to_nobody_even_if_the_room_is_had_at_the_second_try() {
+    let server = Server::on_socket();
+    let [here, there] = on_redis(&server).await;
+    let router = start_on(Arc::new(here), limits());
+    let gone = Member::join(&start_on(Arc::new(there), limits())).await;
+    let key = |part: &str| format!("handover:{{r:{}}}:{part}", URL_SAFE_NO_PAD.encode("r"));
+    let mut line = server.line().await;
+    // It was to be taken in by another node, and was not.
+    ask(&mut line, &format!("HSET {} h:{} !1", key("past"), gone.seat.author.peer)).await;
+    ask(&mut line, &format!("HSET {} orphans 1", key("meta"))).await;
+    // The room is followed, and no more than that.
+    ask(&mut line, &format!("RENAME {} elsewhere", key("meta"))).await;
+    ask(&mut line, &format!("SET {} nothing", key("meta"))).await;
+    let open = router.open(hello(None), Some(Admission::anonymous()), mailbox());
+    let (seat, ..) = open.await.unwrap();
+    let handle = router.room(&gone.room);
+    let ann = Member { seat, handle, ..gone };
+    ann.ask(Op::Join { id: 1, metadata: None });
+    assert!(matches!(ann.outcome().await, Outcome::Refused { .. }));
+    ask(&mut line, &format!("RENAME elsewhere {}", key("meta"))).await;
+    ann.ask(Op::Join { id: 2, metadata: None });
+    let Outcome::Joined { snapshot, .. } = ann.outcome().await else { panic!("refused") };
+    let present = Vec::from_iter(snapshot.members.iter().map(|member| member.peer));
+    assert_eq!(present, [ann.seat.author.peer]);
 }
 
 #[tokio::test]
