@@ -153,8 +153,7 @@ impl Shard {
         is_news
     }
 
-    pub(super) fn opened(&self, lines: Lines, shift: Shift) {
-        self.set_shift(shift);
+    pub(super) fn opened(&self, lines: Lines) {
         self.lines.send_replace(Some(Arc::new(lines)));
     }
 
