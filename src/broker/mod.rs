@@ -43,7 +43,7 @@ pub const BEAT_EVERY: Duration = Duration::from_secs(1);
 /// The broker could not be reached, or could not answer in time. What it was asked may or may
 /// not have been applied; asking again is safe.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("the broker did not answer: {0}")]
+#[error("the broker cannot do that now: {0}")]
 pub struct Unavailable(pub String);
 
 /// A session as it is kept.

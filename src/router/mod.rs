@@ -557,7 +557,7 @@ impl Shared {
 }
 
 const UNAVAILABLE: Refusal =
-    Refusal::new(ErrorCode::Unavailable, "sessions cannot be stored right now");
+    Refusal::new(ErrorCode::Unavailable, "the session cannot be begun or gone on with right now");
 const USER_FULL: Refusal =
     Refusal::new(ErrorCode::RateLimited, "as many sessions of this user as there may be");
 const SESSION_UNKNOWN: Refusal =
