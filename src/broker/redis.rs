@@ -40,6 +40,7 @@ mod follow;
 mod keys;
 mod process;
 mod rooms;
+mod scripts;
 mod sessions;
 mod stored;
 
@@ -68,13 +69,14 @@ use super::{
 use crate::clock::Clock;
 pub use address::BadAddress;
 use address::{Address, Way};
-use board::{Board, Held, Script};
+use board::{Board, Held};
 use census::{Census, terms};
 use change::{Recorded, Roster, done, housekeeping, op_args, stands};
 pub use find::Keeper;
 use follow::Follow;
 use keys::RoomKeys;
 use rooms::{Rooms, Seen};
+use scripts::Scripts;
 use stored::{Fields, garbled};
 
 /// An answer that takes longer is not waited for.
@@ -110,28 +112,6 @@ impl Shift {
     /// What happened before this node began, happened when it did.
     fn to_here(self, there: u64) -> Time {
         Time::from_micros(there.saturating_add_signed(self.0.saturating_neg()))
-    }
-}
-
-struct Scripts {
-    apply: Script,
-    load: Script,
-    remove: Script,
-    fence: Script,
-    session: Script,
-    beat: Script,
-}
-
-impl Scripts {
-    fn new() -> Scripts {
-        Scripts {
-            apply: Script::about_log(include_str!("redis/apply.lua")),
-            load: Script::about_log(include_str!("redis/load.lua")),
-            remove: Script::new(include_str!("redis/remove.lua")),
-            fence: Script::new(include_str!("redis/fence.lua")),
-            session: Script::new(include_str!("redis/session.lua")),
-            beat: Script::new(include_str!("redis/beat.lua")),
-        }
     }
 }
 
@@ -178,14 +158,6 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl RedisBroker {
-    /// Whether a room stands where it was seen to stand, and so where replicas have it.
-    fn is_known(&self, at: &RoomKeys, positions: Positions) -> bool {
-        self.rooms.seen(&at.channel).is_some_and(|seen| {
-            let is_there = |lane| seen.last[lane].offset == positions.on(lane).offset;
-            seen.epoch == positions.epoch && LogLane::ALL.into_iter().all(is_there)
-        })
-    }
-
     /// The broker, and what keeps its connections, which has to be run. Nothing is connected
     /// yet: without a Redis everything is refused until there is one.
     pub fn open(
@@ -360,7 +332,10 @@ impl RedisBroker {
             Ok(entries)
         };
         let entries = PerLane { signal: lane(LogLane::Signal)?, bulk: lane(LogLane::Bulk)? };
-        if self.board.replicas == 0 || self.is_held(held) || self.is_known(&at, positions) {
+        if self.board.replicas == 0
+            || self.is_held(held)
+            || self.rooms.is_known(&at.channel, positions)
+        {
             self.rooms.learn(&at.channel, positions, marks);
         }
         Ok(Some(RoomState { positions, entries }))
@@ -473,7 +448,7 @@ impl Broker for RedisBroker {
             let is_known = |state: &RoomState| {
                 let at = state.positions;
                 let is_there = at.signal == after.signal && at.bulk == after.bulk;
-                is_there && self.is_known(&self.room_keys(room), at)
+                is_there && self.rooms.is_known(&self.room_keys(room).channel, at)
             };
             if state.as_ref().is_some_and(is_known) {
                 return Ok(state);

@@ -132,6 +132,14 @@ impl Rooms {
         self.lock().get(channel)?.seen.clone()
     }
 
+    /// Whether a room stands where it was seen to stand, and so where replicas have it.
+    pub(super) fn is_known(&self, channel: &str, positions: Positions) -> bool {
+        self.seen(channel).is_some_and(|seen| {
+            let is_there = |lane| seen.last[lane].offset == positions.on(lane).offset;
+            seen.epoch == positions.epoch && LogLane::ALL.into_iter().all(is_there)
+        })
+    }
+
     /// See [`Seen::learn`].
     pub(super) fn learn(&self, channel: &str, positions: Positions, marks: Vec<(LogLane, Last)>) {
         if let Some(follower) = self.lock().get_mut(channel) {
