@@ -3,6 +3,12 @@
 export const BACKOFF_FIRST_MS = 1_000;
 export const BACKOFF_MAX_MS = 30_000;
 
+/**
+ * One that the gateway put off counts as so many failures at the most, four seconds: it is there, waits
+ * for something itself, and says when to come again.
+ */
+const PUT_OFF = 3;
+
 export class Backoff {
   /** @param {{random?: () => number, first?: number, max?: number, eager?: boolean}} [options] */
   constructor({ random = Math.random, first = BACKOFF_FIRST_MS, max = BACKOFF_MAX_MS, eager = true } = {}) {
@@ -20,6 +26,7 @@ export class Backoff {
    *   the jitter comes on top, so that those told the same do not return together
    */
   next(atLeast = 0) {
+    if (atLeast > 0) this.failures = Math.min(this.failures, PUT_OFF);
     const doublings = this.eager ? this.failures - 1 : this.failures;
     this.failures += 1;
     if (doublings < 0) return atLeast === 0 ? 0 : atLeast + this.random() * this.first;

@@ -166,6 +166,13 @@ test('waits double under full jitter, the first retry is at once, and the gatewa
   assert.equal(new Backoff({ random: () => 0 }).next(2_500), 2_500);
 });
 
+test('who is put off does not stay away ever longer', () => {
+  const backoff = new Backoff({ random: () => 1 });
+  for (let failures = 0; failures < 6; failures += 1) backoff.next();
+  assert.deepEqual([0, 1, 2].map(() => backoff.next(500)), [4_500, 4_500, 4_500]);
+  assert.equal(backoff.next(), 8_000);
+});
+
 /** A reconnector and what it does. */
 function reconnector(/** @type {'auto' | TransportKind} */ choice = 'auto') {
   const track = new Track();

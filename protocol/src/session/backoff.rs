@@ -18,6 +18,10 @@ pub const STABLE_AFTER: Duration = Duration::from_secs(1);
 /// A link that came about and did not hold counts as this many failures at the most: the
 /// gateway is there, and only has to be spared a tight loop.
 const SHAKY: u32 = 2;
+/// One that the gateway put off counts as this many at the most, four seconds: it is there, waits for
+/// something itself, and says when to come again. Who stayed away longer would be missed by others
+/// long after that is over.
+const PUT_OFF: u32 = 3;
 
 /// The run of failures so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +54,9 @@ impl Backoff {
         if let Some(since) = self.up_since.take() {
             let held = now.since(since) >= STABLE_AFTER;
             self.failures = if held { 0 } else { self.failures.min(SHAKY) };
+        }
+        if retry_after.is_some() {
+            self.failures = self.failures.min(PUT_OFF);
         }
         let ceiling = ceiling(self.failures);
         self.failures = self.failures.saturating_add(1);
@@ -111,6 +118,17 @@ mod tests {
         let asked = Some(Duration::from_secs(7));
         assert_eq!(backoff.fail(T0, u32::MAX, asked), T0 + Duration::from_secs(7));
         assert_eq!(backoff.fail(T0, u32::MAX, asked), T0 + Duration::from_secs(8));
+    }
+
+    #[test]
+    fn who_is_put_off_does_not_stay_away_ever_longer() {
+        let mut backoff = Backoff { failures: 6, up_since: None };
+        let asked = Duration::from_millis(500);
+        for _ in 0..10 {
+            let longest = backoff.fail(T0, u32::MAX, Some(asked)).since(T0);
+            assert_eq!(longest, asked + Duration::from_secs(4));
+        }
+        assert_eq!(backoff.fail(T0, u32::MAX, None), T0 + Duration::from_secs(8));
     }
 
     #[test]

@@ -67,7 +67,7 @@ enum Case {
     Rolling,
     /// Redis forgets everything.
     Emptied,
-    /// Gateways killed, and a replica that takes over from its master.
+    /// Gateways killed, a replica that takes over from its master, and a master that stands still.
     Failover,
 }
 

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use tokio::process::{Child, Command};
 
@@ -56,9 +57,8 @@ impl Sentinels {
     /// The master loses its power, and waits until the replica is the master.
     pub(crate) async fn fail_over(&mut self) -> Outcome<()> {
         self.master.kill().await?;
-        let sentinel = Place::Port(SocketAddr::new(IpAddr::V4(self.host), SENTINEL_PORTS[0]));
         let line = format!("SENTINEL GET-MASTER-ADDR-BY-NAME {NAME}");
-        sentinel.wait_for(&line, &format!("\r\n{}\r\n", PORTS[1])).await
+        self.sentinel().wait_for(&line, &format!("\r\n{}\r\n", PORTS[1])).await
     }
 
     /// The old master is there again, as a replica of the new one.
@@ -67,6 +67,26 @@ impl Sentinels {
         self.master.place().wait_for("INFO replication", "master_link_status:up").await?;
         std::mem::swap(&mut self.master, &mut self.replica);
         Ok(())
+    }
+
+    /// The master stands still for so long. The replica may take over meanwhile: then two of them take
+    /// themselves for the master, until a sentinel tells the older one. Waits until one follows the
+    /// other again, and says whether they have changed places.
+    pub(crate) async fn freeze(&mut self, lasting: Duration) -> Outcome<bool> {
+        self.master.freeze(lasting).await?;
+        let Place::Port(replica) = self.replica.place() else { return Ok(false) };
+        let asked =
+            self.sentinel().ask(&format!("SENTINEL GET-MASTER-ADDR-BY-NAME {NAME}")).await?;
+        let has_changed = asked.contains(&format!("\r\n{}\r\n", replica.port()));
+        if has_changed {
+            std::mem::swap(&mut self.master, &mut self.replica);
+        }
+        self.replica.place().wait_for("INFO replication", "master_link_status:up").await?;
+        Ok(has_changed)
+    }
+
+    fn sentinel(&self) -> Place {
+        Place::Port(SocketAddr::new(IpAddr::V4(self.host), SENTINEL_PORTS[0]))
     }
 }
 

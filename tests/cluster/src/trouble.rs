@@ -47,8 +47,8 @@ pub(crate) async fn chaos(
     Ok(())
 }
 
-/// The replica takes over after a third, and the old master follows it; gateways are killed all
-/// the time.
+/// The replica takes over after a third, and the old master follows it; after two, the new one stands
+/// still, and may find when it goes on that it is no master any more. Gateways are killed all the time.
 pub(crate) async fn failover(
     sentinels: &mut Sentinels,
     gateways: &mut [GatewayProcess],
@@ -63,6 +63,10 @@ pub(crate) async fn failover(
         tell(began, "... and the replica is the master");
         sentinels.follow().await?;
         tell(began, "... and has a replica");
+        sleep_until(began + lasting * 2 / 3).await;
+        tell(began, "the master stands still");
+        let has_changed = sentinels.freeze(AWAY).await?;
+        tell(began, if has_changed { "... and follows the other" } else { "... and goes on" });
         Ok(())
     };
     tokio::try_join!(killing(gateways, fleet, began, lasting), failing)?;

@@ -162,7 +162,9 @@ impl Driver {
             | LinkClose::NoWelcome
             | LinkClose::NotNow
             | LinkClose::OutOfStep => {
-                self.back_off(self.clock.now(), None);
+                // The session knows when it may come again; this is the jitter.
+                let put_off = matches!(why, LinkClose::NotNow).then_some(Duration::ZERO);
+                self.back_off(self.clock.now(), put_off);
                 self.note_failure(|| crate::error::DialError::Failed {
                     transport: "session",
                     reason: format!("not opened: {why:?}"),
