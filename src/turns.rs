@@ -2,8 +2,8 @@
 //!
 //! A runtime's queue knows no priority: behind a thousand tasks of strangers, the one of a call waits
 //! for all of them. So there are two sets of threads. The first serve the rooms, and the connections
-//! of sessions that keep to what they are granted. The others serve whoever has not said who he is
-//! yet, with his handshakes, and whoever says more than his share under pressure. The system runs
+//! of sessions within the line ([`crate::pressure`]). The others serve whoever has not said who he is
+//! yet, with what his handshakes take, and whoever says more than that. The system runs
 //! those with what the first leave (on Linux; elsewhere it treats both alike).
 //!
 //! All tasks of one connection have one [`Rank`]. When that changes, each goes over to the other
@@ -93,23 +93,19 @@ impl Turns {
         &self.other
     }
 
-    /// Starts the first task of a connection.
+    /// Starts a task of the connection that has this rank.
     pub fn begin(&self, rank: Rank, task: impl Future<Output = ()> + Send + 'static) {
-        self.spawn(rank, task);
+        let task = Box::pin(RANK.scope(rank.clone(), task));
+        Ranked { task: Some(task), rank, is_first: false, turns: self.clone() }.place();
     }
 
     /// Starts another task of the connection that the caller belongs to. One that belongs to none is
     /// served by the first threads.
     pub fn go_on(&self, task: impl Future<Output = ()> + Send + 'static) {
         match Rank::current() {
-            Some(rank) => self.spawn(rank, task),
+            Some(rank) => self.begin(rank, task),
             None => drop(self.first.spawn(task)),
         }
-    }
-
-    fn spawn(&self, rank: Rank, task: impl Future<Output = ()> + Send + 'static) {
-        let task = Box::pin(RANK.scope(rank.clone(), task));
-        Ranked { task: Some(task), rank, is_first: false, turns: self.clone() }.place();
     }
 }
 

@@ -13,11 +13,10 @@ use tokio_util::task::TaskTracker;
 use web_transport_quinn::{ClientError, Session};
 
 use super::super::testkit::{Identity, SETTINGS, soon};
-use super::super::webtransport::{bind_udp, endpoint, server_config};
+use super::super::webtransport::{bind_udp, server_config, unpressed};
 use super::super::{Kind, Transport};
 use super::{Acceptor, Admitted, Attach, Gate, GateLimits, Refused, accept_quic, bind_tcp};
 use crate::clock::Clock;
-use crate::pressure::Pressure;
 use crate::turns::Turns;
 
 /// A session that is kept as long as this is, with its place.
@@ -59,16 +58,7 @@ impl House {
         let identity = Identity::new();
         let config = server_config(&identity.server, SETTINGS).unwrap();
         let socket = bind_udp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), true).unwrap().socket;
-        let endpoint = endpoint(
-            socket,
-            config,
-            Clock::start(),
-            Pressure::default(),
-            Turns::undivided(),
-            None,
-            None,
-        )
-        .unwrap();
+        let endpoint = unpressed(socket, config, None);
         let address = endpoint.local_addr().unwrap();
         let (attached_in, attached) = mpsc::unbounded_channel();
         let (refused_in, refused) = mpsc::unbounded_channel();

@@ -124,9 +124,8 @@ mod tests {
     use tokio::net::UdpSocket;
 
     use super::super::super::testkit::{Identity, SETTINGS, soon};
-    use super::super::{bind_udp, endpoint, server_config};
+    use super::super::{bind_udp, server_config, unpressed};
     use super::*;
-    use crate::clock::Clock;
 
     fn hex(text: &str) -> Vec<u8> {
         let pairs = text.as_bytes().chunks(2);
@@ -228,16 +227,7 @@ mod tests {
     fn listening(ids: Option<ServerIds>) -> quinn::Endpoint {
         let bound = bind_udp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), true).unwrap();
         let config = server_config(&Identity::new().server, SETTINGS).unwrap();
-        endpoint(
-            bound.socket,
-            config,
-            Clock::start(),
-            crate::pressure::Pressure::default(),
-            crate::turns::Turns::undivided(),
-            ids,
-            None,
-        )
-        .unwrap()
+        unpressed(bound.socket, config, ids)
     }
 
     /// Sends a stray packet and waits for the reset.

@@ -175,3 +175,14 @@ pub fn endpoint(
     });
     quinn::Endpoint::new_with_abstract_socket(settings, Some(config), socket, runtime)
 }
+
+/// An endpoint with time for everybody, without a secret.
+#[cfg(test)]
+pub(crate) fn unpressed(
+    socket: UdpSocket,
+    config: quinn::ServerConfig,
+    ids: Option<ServerIds>,
+) -> quinn::Endpoint {
+    let (clock, pressure) = (Clock::start(), Pressure::default());
+    endpoint(socket, config, clock, pressure, Turns::undivided(), ids, None).unwrap()
+}

@@ -35,6 +35,8 @@ use super::{Inbound, Intake, Kind, PathSample, Transport, TransportEnd};
 pub use connection_id::{
     CONFIG_ROTATION_MAX, CONNECTION_ID_BYTES_MAX, Impossible, NONCE_BYTES_MIN, ServerIds,
 };
+#[cfg(test)]
+pub(crate) use endpoint::unpressed;
 pub use endpoint::{BoundUdp, QuicError, bind_udp, endpoint, server_config};
 use lane::{Receiver, Sender};
 pub use secret::EndpointSecret;

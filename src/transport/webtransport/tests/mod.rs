@@ -21,10 +21,7 @@ use web_transport_quinn::{ClientError, ConnectError, RecvStream, SendStream, Ses
 use super::super::accept::{Gate, GateLimits, Refused};
 use super::super::testkit::{ALL, Identity, SETTINGS, frame, message, recv, soon};
 use super::super::{Inbound, Intake, Settings, Transport, TransportEnd};
-use super::{WebTransport, accept, bind_udp, endpoint, server_config};
-use crate::clock::Clock;
-use crate::pressure::Pressure;
-use crate::turns::Turns;
+use super::{WebTransport, accept, bind_udp, server_config, unpressed};
 
 const HELLO: &[u8] = br#"{"type":"hello","version":1}"#;
 const BULK: &[u8] = br#"{"type":"lane","lane":"bulk"}"#;
@@ -54,16 +51,7 @@ impl Gateway {
         let bound = bind_udp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), true).unwrap();
         assert!(bound.receive_buffer > 0 && bound.send_buffer > 0);
         let config = server_config(&identity.server, settings).unwrap();
-        let endpoint = endpoint(
-            bound.socket,
-            config,
-            Clock::start(),
-            Pressure::default(),
-            Turns::undivided(),
-            None,
-            None,
-        )
-        .unwrap();
+        let endpoint = unpressed(bound.socket, config, None);
         Gateway { identity, endpoint, gate, settings }
     }
 
