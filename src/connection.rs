@@ -403,8 +403,9 @@ impl<T: Transport> Pump<T> {
     }
 
     /// Comes before strangers and before those who say much, or steps back.
-    fn take_rank(&self, now: Time) {
+    fn take_rank(&mut self, now: Time) {
         let first = self.is_greeted() && self.transport.is_orderly() && self.brake.is_calm(now);
+        self.brake.set_first(first);
         if self.rank.set_first(first) && !first {
             self.shared.metrics.stepped_back();
         }

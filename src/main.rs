@@ -18,6 +18,7 @@ use handover::load::LoadArgs;
 use handover::telemetry::logs;
 use handover::tls::{Identity, Tls};
 use handover::token::TokenArgs;
+use handover::turns;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -82,8 +83,7 @@ fn token(args: TokenArgs) -> Outcome {
 fn serve(settings: &SettingArgs) -> Outcome {
     let config = settings.load()?.config;
     logs::init(&config.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(run(config))
+    turns::first().build()?.block_on(run(config))
 }
 
 async fn run(config: Config) -> Outcome {

@@ -160,7 +160,12 @@ impl Pressure {
 
     /// How much those may say who come first.
     pub fn line(&self) -> Rate {
-        part(LINE, self.0.line.load(Ordering::Relaxed))
+        self.of_line(LINE)
+    }
+
+    /// What is left now of the rate at which those come who say as much as the line.
+    pub fn of_line(&self, rate: Rate) -> Rate {
+        part(rate, self.0.line.load(Ordering::Relaxed))
     }
 
     /// Those who come first wait for each other, the others for both.
@@ -182,6 +187,13 @@ impl Pressure {
     pub(crate) fn of_share(share: f64) -> Self {
         let pressure = Pressure::default();
         pressure.set(Queue::First, share);
+        pressure
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of_others(share: f64) -> Self {
+        let pressure = Pressure::default();
+        pressure.set(Queue::Other, share);
         pressure
     }
 

@@ -4,26 +4,32 @@
 //! for all of them. So there are two sets of threads. The first serve the rooms, and the connections
 //! of sessions within the line ([`crate::pressure`]). The others serve whoever has not said who he is
 //! yet, with what his handshakes take, and whoever says more than that. The system runs
-//! those with what the first leave (on Linux; elsewhere it treats both alike).
+//! those with what the first leave, and lets the first begin as soon as they have something to do (on
+//! Linux; elsewhere it treats both alike).
 //!
 //! All tasks of one connection have one [`Rank`]. When that changes, each goes over to the other
 //! threads by itself, at its next turn.
+
+#[cfg(target_os = "linux")]
+mod slice;
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
 /// How much less the system favours the other threads: while both have work, these get a tenth.
-#[cfg(target_os = "linux")]
 const NICE: i32 = 10;
-
-/// The system knows no less favour than this.
-#[cfg(target_os = "linux")]
-const NICEST: i32 = 19;
+/// The shortest slice there is: what comes first takes little time, and is not to wait for the end of
+/// somebody's slice.
+const SLICE_FIRST: Duration = Duration::from_micros(100);
+/// Longer than what the system gives by itself (1 to 3 ms), so that whoever else wakes goes first; and
+/// no longer than who waits for a lock of theirs can bear.
+const SLICE_OTHER: Duration = Duration::from_millis(10);
 
 tokio::task_local! {
     static RANK: Rank;
@@ -55,6 +61,13 @@ impl Rank {
     }
 }
 
+/// A runtime whose threads are the first, to be built.
+pub fn first() -> Builder {
+    let mut builder = Builder::new_multi_thread();
+    builder.enable_all().on_thread_start(|| ask(0, SLICE_FIRST));
+    builder
+}
+
 /// Both sets of threads, to start tasks on.
 #[derive(Clone, Debug)]
 pub struct Turns {
@@ -63,7 +76,7 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// The first threads are those of the runtime it is called on. The others end when the second of
+    /// The first threads are those of the runtime it is called on ([`first`]). The others end when the second of
     /// what is returned is dropped.
     pub fn start() -> io::Result<(Turns, OtherThreads)> {
         let first = Handle::current();
@@ -71,7 +84,7 @@ impl Turns {
             .worker_threads(first.metrics().num_workers())
             .thread_name("handover-other")
             .enable_time()
-            .on_thread_start(step_back)
+            .on_thread_start(|| ask(NICE, SLICE_OTHER))
             .build()?;
         let turns = Turns { first, other: other.handle().clone() };
         Ok((turns, OtherThreads(Some(other))))
@@ -164,13 +177,13 @@ impl Future for Ranked {
     }
 }
 
-/// Has the system run this thread after others.
-fn step_back() {
+/// Tells the system about this thread. Nobody is refused to step back; where it cannot be done all the
+/// same, all are treated alike.
+fn ask(nicer: i32, slice: Duration) {
     #[cfg(target_os = "linux")]
-    // Without a process named, Linux takes the calling thread. Nobody is refused to step back; where
-    // it cannot be done all the same, both are treated alike.
-    let _ = rustix::process::getpriority_process(None)
-        .and_then(|nice| rustix::process::setpriority_process(None, (nice + NICE).min(NICEST)));
+    let _ = slice::ask(nicer, slice);
+    #[cfg(not(target_os = "linux"))]
+    let _ = (nicer, slice);
 }
 
 #[cfg(test)]
@@ -245,12 +258,20 @@ mod tests {
     }
 
     #[cfg(target_os = "linux")]
-    #[tokio::test]
-    async fn the_others_step_back_and_nobody_else_does() {
-        let nice = || rustix::process::getpriority_process(None).unwrap();
-        let before = nice();
-        let (turns, _threads) = Turns::start().unwrap();
-        let others = turns.other().spawn(async move { nice() }).await.unwrap();
-        assert_eq!((others, nice()), ((before + NICE).min(NICEST), before));
+    #[test]
+    fn the_others_step_back_and_the_first_begin_at_once() {
+        let here = || slice::of_this_thread().unwrap();
+        let (nice, _) = here();
+        let (first, other) = first().build().unwrap().block_on(async {
+            let (turns, _threads) = Turns::start().unwrap();
+            let of = |threads: &Handle| threads.spawn(async move { here() });
+            (of(turns.first()).await.unwrap(), of(turns.other()).await.unwrap())
+        });
+        assert_eq!((first.0, other.0), (nice, (nice + NICE).min(19)));
+        // Zero is what a system says that knows nothing of slices.
+        if !first.1.is_zero() {
+            assert_eq!((first.1, other.1), (SLICE_FIRST, SLICE_OTHER));
+        }
+        assert_eq!(here().0, nice, "and nobody else");
     }
 }

@@ -72,11 +72,12 @@ const CONCRETE: [(&str, &str); 4] = [
 ];
 
 /// Libraries that stay behind one door.
-const CONTAINED: [(&str, &[&str]); 4] = [
+const CONTAINED: [(&str, &[&str]); 5] = [
     ("bincode", &["protocol/src/wire/codec/"]),
     ("wtransport", &["src/transport/webtransport", "benches/"]),
     ("redis", &["src/broker/redis", "src/broker/conformance/", "tests/", "benches/"]),
     ("jsonwebtoken", &["src/auth", "tests/"]),
+    ("libc", &["src/turns/slice.rs"]),
 ];
 
 fn starts_with(path: &str, prefix: &str) -> bool {
@@ -203,6 +204,15 @@ fn hidden(file: &Source) -> Verdict {
     lines_with(file, &marks, "can hide a failure")
 }
 
+/// The compiler refuses unsafe code wherever it is not allowed by name.
+fn safe(file: &Source) -> Verdict {
+    if file.path == "src/turns/slice.rs" {
+        return Vec::new();
+    }
+    let marks = [concat!("allow(unsafe", "_code"), concat!("expect(unsafe", "_code")];
+    lines_with(file, &marks, "belongs in src/turns/slice.rs alone")
+}
+
 /// A test that sleeps for a while is slow on a fast machine and wrong on a slow one.
 fn waits(file: &Source) -> Verdict {
     let test = ["tests", "protocol/tests", "clients/rust/tests", "clients/web/test"];
@@ -317,6 +327,11 @@ fn nothing_hides_a_failure() {
 }
 
 #[test]
+fn unsafe_code_is_in_one_place() {
+    hold(Source::all().iter().filter(|file| file.is(&["rs"])), safe);
+}
+
+#[test]
 fn tests_wait_for_events() {
     hold(Source::all().iter().filter(|file| file.is(&CODE)), waits);
 }
@@ -335,7 +350,7 @@ fn lock_files_name_no_registry() {
 fn every_rule_sees_its_offence() {
     type Rule = fn(&Source) -> Verdict;
     let long = "\n".repeat(LINES_MAX + 1);
-    let offences: [(Rule, &str, &str); 21] = [
+    let offences: [(Rule, &str, &str); 23] = [
         (layers, "src/transport/mod.rs", "use super::router::Router;"),
         (layers, "src/transport/accept/tcp.rs", "fn f() { crate::auth::check() }"),
         (layers, "src/broker/memory.rs", "use crate::{clock::Clock, transport::Kind};"),
@@ -353,6 +368,8 @@ fn every_rule_sees_its_offence() {
         (length, "src/connection.rs", &long),
         (finished, "src/connection.rs", concat!("// TO", "DO: the rest")),
         (hidden, "tests/gateway/order.rs", concat!("#[ig", "nore]")),
+        (contained, "src/turns.rs", "fn f() { libc::abort() }"),
+        (safe, "src/turns.rs", concat!("#![allow(unsafe", "_code)]")),
         (waits, "tests/gateway/order.rs", concat!("sleep", "(Duration::from_millis(5)).await;")),
         (places, "docs/operations.md", concat!("cd /wo", "rk/main")),
         (places, "tests/run", concat!("exec /tm", "p/x")),

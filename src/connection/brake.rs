@@ -33,6 +33,8 @@ pub(super) struct Brake {
     /// Bytes of what was read last.
     last: usize,
     until: Option<Time>,
+    /// Whether it came first when that was last looked at.
+    is_first: bool,
     /// Since when it may come first.
     calm_from: Time,
     line: Bucket,
@@ -48,6 +50,7 @@ impl Brake {
             bytes: bucket(limits.bytes),
             last: 0,
             until: None,
+            is_first: false,
             calm_from: now,
             line: Bucket::new(pressure.line(), now),
             writes: Bucket::new(WRITES, now),
@@ -126,9 +129,14 @@ impl Brake {
         (!self.is_calm(now)).then_some(self.calm_from)
     }
 
+    /// It comes first from now on, or after those who do.
+    pub(super) fn set_first(&mut self, first: bool) {
+        self.is_first = first;
+    }
+
     /// Whose wait is its own: strangers who wait long are no reason to hold those back who come first.
     fn queue(&self, now: Time) -> Queue {
-        if self.is_calm(now) { Queue::First } else { Queue::Other }
+        if self.is_first && self.is_calm(now) { Queue::First } else { Queue::Other }
     }
 
     /// Something has been written, however much at once.
@@ -261,6 +269,18 @@ mod tests {
         assert_eq!(brake.quiet_until(), None);
         brake.handle_write(at(2_200), &pressure);
         assert_eq!(brake.quiet_until(), None);
+    }
+
+    #[test]
+    fn who_comes_first_does_not_wait_for_strangers_and_strangers_wait_for_each_other() {
+        let pressure = Pressure::of_others(0.02);
+        let said = |first| {
+            let mut brake = Brake::new(&LIMITS, &Pressure::default(), at(0));
+            brake.set_first(first);
+            read(&mut brake, at(0), &pressure, 0)
+        };
+        assert_eq!(said(false), 4, "before `hello`, and who says more than the line");
+        assert!(said(true) >= 1_000, "up to the line");
     }
 
     #[test]

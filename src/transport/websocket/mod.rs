@@ -127,7 +127,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> WebSocket<S> {
             if due <= now {
                 return Poll::Ready(TransportEnd::Idle);
             }
-            self.idle.as_mut().reset(self.clock.instant(due));
+            // A new one, on the threads that serve the connection now.
+            self.idle.set(tokio::time::sleep_until(self.clock.instant(due)));
         }
     }
 

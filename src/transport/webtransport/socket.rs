@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use handover_protocol::pace::Rate;
+use handover_protocol::pace::{Bucket, Rate};
+use handover_protocol::time::Time;
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 
@@ -18,20 +19,26 @@ use super::unproven::{Unproven, addressee, is_long};
 use crate::clock::Clock;
 use crate::pressure::{Pressure, Queue};
 
-/// Datagrams per second to one of our connection ids, of which pressure leaves a share. That is what
-/// somebody sends who says a thousand messages a second and is told as many.
+/// Datagrams per second to one of our connection ids, of which pressure leaves a share: of connections
+/// that are set up as much as of the line. That is what somebody sends who says a thousand messages a
+/// second and is told as many.
 const TO_EACH: Rate = Rate { per_s: 4_000, burst: 1_000 };
 
 /// ... and never less than this: who is told much has much to acknowledge.
 const TO_EACH_LEAST: Rate = Rate { per_s: 100, burst: 100 };
 
+/// Datagrams per second that set connections up, whosever they are. The ids they go to are made up by
+/// who sends them, and each costs those who come first what it takes to open it.
+const TO_STRANGERS: Rate = Rate { per_s: 20_000, burst: 4_000 };
+
+/// ... and never less than this: twenty for each handshake there may be at the least.
+const TO_STRANGERS_LEAST: Rate = Rate { per_s: 2_000, burst: 400 };
+
 /// See the module.
 pub struct Socket {
     inner: Arc<dyn AsyncUdpSocket>,
     pressure: Pressure,
-    rates: Rates,
-    /// Bytes of each connection id of ours.
-    id_bytes: usize,
+    police: Police,
     unproven: Mutex<Unproven>,
     /// [`Unproven::watched`], to be read without the lock: established connections need no more.
     watched: AtomicUsize,
@@ -47,23 +54,19 @@ impl Socket {
     ) -> Self {
         let now = clock.now();
         let (unproven, watched) = (Mutex::new(Unproven::new(now)), AtomicUsize::new(0));
-        Socket { inner, pressure, rates: Rates::new(now), id_bytes, unproven, watched, clock }
+        let police = Police::new(now, id_bytes);
+        Socket { inner, pressure, police, unproven, watched, clock }
     }
 
     /// Drops what comes too fast, before anything is spent on it. For who sent it, it is lost on
     /// the way: QUIC sends it again, and slows down.
     fn police(&self, bufs: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta]) {
-        if !self.pressure.is_on(Queue::Other) {
-            return;
-        }
-        let (now, Rate { per_s, burst }) =
-            (self.clock.now(), self.pressure.of(Queue::Other, TO_EACH));
-        let rate =
-            Rate { per_s: per_s.max(TO_EACH_LEAST.per_s), burst: burst.max(TO_EACH_LEAST.burst) };
+        let now = self.clock.now();
+        let Some(granted) = Granted::under(&self.pressure) else { return };
         let mut dropped = 0;
         for (buf, meta) in bufs.iter_mut().zip(metas) {
             let may_come = |datagram: &[u8]| {
-                let may = self.rates.may_come(now, addressee(datagram, self.id_bytes), rate, 1);
+                let may = self.police.may_come(now, &granted, datagram);
                 dropped += u64::from(!may);
                 may
             };
@@ -105,6 +108,61 @@ impl Socket {
         if let Some((_, unproven)) = unproven {
             self.watched.store(unproven.watched(), Ordering::Relaxed);
         }
+    }
+}
+
+/// What is read now, per second.
+struct Granted {
+    established: Rate,
+    each_stranger: Rate,
+    all_strangers: Rate,
+}
+
+impl Granted {
+    /// `None` where all is.
+    fn under(pressure: &Pressure) -> Option<Granted> {
+        let at_least = |rate: Rate, least: Rate| Rate {
+            per_s: rate.per_s.max(least.per_s),
+            burst: rate.burst.max(least.burst),
+        };
+        let granted = Granted {
+            established: at_least(pressure.of_line(TO_EACH), TO_EACH_LEAST),
+            each_stranger: at_least(pressure.of(Queue::Other, TO_EACH), TO_EACH_LEAST),
+            all_strangers: at_least(pressure.of(Queue::First, TO_STRANGERS), TO_STRANGERS_LEAST),
+        };
+        let Granted { established, each_stranger, all_strangers } = granted;
+        let all = (established, each_stranger, all_strangers) == (TO_EACH, TO_EACH, TO_STRANGERS);
+        (!all).then_some(granted)
+    }
+}
+
+/// Counts what comes.
+struct Police {
+    /// By our ids.
+    rates: Rates,
+    strangers: Mutex<Bucket>,
+    /// Bytes of each connection id of ours.
+    id_bytes: usize,
+}
+
+impl Police {
+    fn new(now: Time, id_bytes: usize) -> Self {
+        let strangers = Mutex::new(Bucket::new(TO_STRANGERS, now));
+        Police { rates: Rates::new(now), strangers, id_bytes }
+    }
+
+    fn may_come(&self, now: Time, granted: &Granted, datagram: &[u8]) -> bool {
+        let id = addressee(datagram, self.id_bytes);
+        if !is_long(datagram) {
+            return self.rates.may_come(now, id, granted.established, 1);
+        }
+        // A bucket is whole after every call.
+        let strangers = || {
+            let mut bucket = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+            bucket.set_rate(now, granted.all_strangers);
+            bucket.take(now, 1).is_ok()
+        };
+        self.rates.may_come(now, id, granted.each_stranger, 1) && strangers()
     }
 }
 
@@ -181,6 +239,40 @@ impl fmt::Debug for Socket {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SHORT: u8 = 0x40;
+    const LONG: u8 = 0xc0;
+
+    /// Of a thousand datagrams to so many ids, each as long as it says, how many are read.
+    fn read(pressure: &Pressure, kind: u8, ids: u16) -> usize {
+        let police = Police::new(Time::ZERO, 8);
+        let Some(granted) = Granted::under(pressure) else { return 1_000 };
+        let datagrams = (0..1_000).map(|nth: u16| {
+            let mut datagram = vec![kind, 0, 0, 0, 1, 8, 0, 0, 0, 0, 0, 0, 0, 0];
+            let id = (nth % ids).to_be_bytes();
+            let at = if kind == LONG { 6 } else { 1 };
+            datagram[at..at + 2].copy_from_slice(&id);
+            datagram
+        });
+        datagrams.filter(|datagram| police.may_come(Time::ZERO, &granted, datagram)).count()
+    }
+
+    #[test]
+    fn each_connection_is_read_as_fast_as_the_line_and_strangers_as_the_others_wait() {
+        assert_eq!(read(&Pressure::default(), SHORT, 1), 1_000);
+        let others = Pressure::of_others(0.005);
+        assert_eq!(read(&others, SHORT, 1), 1_000, "whose wait is not theirs");
+        assert_eq!(read(&others, LONG, 1), 100);
+        assert_eq!(read(&others, LONG, 1_000), 1_000, "while who comes first has time");
+        let line = Pressure::with_line(0.01);
+        assert_eq!((read(&line, SHORT, 1), read(&line, SHORT, 5)), (100, 500));
+        assert_eq!(read(&line, LONG, 1), 1_000);
+    }
+
+    #[test]
+    fn ids_that_are_made_up_do_not_help_strangers() {
+        assert_eq!(read(&Pressure::of_share(0.005), LONG, 1_000), 400);
+    }
 
     #[test]
     fn what_is_kept_is_whole_and_in_order() {
