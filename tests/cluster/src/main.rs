@@ -29,7 +29,7 @@ use handover_client::Certificates;
 use gateway::{GatewayProcess, Settings};
 use link::Link;
 use redis::{Place, RedisProcess};
-use sentinels::Sentinels;
+use sentinels::{PORTS, SENTINEL_PORTS, Sentinels};
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -61,25 +61,22 @@ struct Args {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Case {
-    /// Gateways killed, Redis frozen and restarted, a gateway cut off from it.
+    /// Gateways killed; Redis frozen, restarted, failed over, twice there, out of a gateway's reach.
     Chaos,
     /// Every gateway replaced in order, as for a new version.
     Rolling,
     /// Redis forgets everything.
     Emptied,
-    /// Gateways killed, a replica that takes over from its master, and a master that stands still.
-    Failover,
 }
 
 impl Case {
-    const ALL: [Case; 4] = [Case::Chaos, Case::Rolling, Case::Emptied, Case::Failover];
+    const ALL: [Case; 3] = [Case::Chaos, Case::Rolling, Case::Emptied];
 
     fn lasting(self, args: &Args) -> Duration {
         let parts = match self {
             Case::Chaos => 20,
             Case::Rolling => 15,
             Case::Emptied => 8,
-            Case::Failover => 12,
         };
         Duration::from_secs((args.seconds * parts).div_ceil(20))
     }
@@ -87,9 +84,9 @@ impl Case {
 
 /// What gateways share.
 enum Store {
-    /// Each has a link of its own to it, which can be cut.
-    One(Box<RedisProcess>, Vec<Link>),
-    Sentinels(Box<Sentinels>),
+    One(Box<RedisProcess>),
+    /// Each has a link of its own to them, which can be cut.
+    Watched(Box<Sentinels>, Vec<Link>),
 }
 
 /// Three gateways on one store.
@@ -115,22 +112,22 @@ impl Cluster {
         let drain = drain(case.lasting(args)).as_millis();
         let mut others = vec![format!("--set=drain_timeout_ms={drain}")];
         let mut brokers = Vec::new();
-        let store = if case == Case::Failover {
+        let store = if case == Case::Chaos {
             let sentinels = Sentinels::start(dir.path()).await?;
-            brokers.extend(vec![sentinels.address(); GATEWAYS]);
+            let mut links = Vec::new();
+            for nth in 1..=GATEWAYS {
+                let host = sentinels.host_beside(nth).ok_or("there are too many gateways")?;
+                let link = Link::open(host, sentinels.host(), &PORTS, &SENTINEL_PORTS).await?;
+                brokers.push(Sentinels::address(link.host()));
+                links.push(link);
+            }
             others.push("--broker-replicas=1".to_owned());
-            Store::Sentinels(Box::new(sentinels))
+            Store::Watched(Box::new(sentinels), links)
         } else {
             let socket = dir.path().join("redis.socket");
             let own = dir.path().join("redis");
-            let redis = RedisProcess::start(own, Place::Socket(socket.clone()), &[]).await?;
-            let mut links = Vec::new();
-            for _ in 0..GATEWAYS {
-                let link = Link::open(socket.clone()).await?;
-                brokers.push(format!("redis://{}", link.address()));
-                links.push(link);
-            }
-            Store::One(Box::new(redis), links)
+            brokers.extend(vec![format!("redis+unix://{}", socket.display()); GATEWAYS]);
+            Store::One(Box::new(RedisProcess::start(own, Place::Socket(socket), &[]).await?))
         };
         let mut gateways = Vec::new();
         for broker in brokers {
@@ -251,14 +248,11 @@ async fn run(case: Case, args: &Args) -> Outcome<Report> {
     let trouble = async {
         fleet.wait_begun().await;
         match (case, store) {
-            (Case::Chaos, Store::One(redis, links)) => {
-                trouble::chaos(redis, gateways, links, fleet, lasting).await
+            (Case::Chaos, Store::Watched(sentinels, links)) => {
+                trouble::chaos(sentinels, gateways, links, fleet, lasting).await
             }
             (Case::Rolling, _) => trouble::rolling(gateways, fleet, lasting).await,
-            (Case::Emptied, Store::One(redis, _)) => trouble::emptied(redis, fleet, lasting).await,
-            (Case::Failover, Store::Sentinels(sentinels)) => {
-                trouble::failover(sentinels, gateways, fleet, lasting).await
-            }
+            (Case::Emptied, Store::One(redis)) => trouble::emptied(redis, fleet, lasting).await,
             (case, _) => Err(format!("{case:?} needs another store").into()),
         }
     };

@@ -12,8 +12,9 @@ use tokio::process::{Child, Command};
 use crate::Outcome;
 
 /// Between two looks at whether something is so.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
-const START_TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Far longer than it takes, also on a busy machine.
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where a Redis listens.
 #[derive(Clone, Debug)]
@@ -30,6 +31,12 @@ impl Place {
             Place::Socket(path) => ask(UnixStream::connect(path).await?, line).await,
             Place::Port(address) => ask(TcpStream::connect(address).await?, line).await,
         }
+    }
+
+    /// What is told has to be taken.
+    pub(crate) async fn tell(&self, line: &str) -> Outcome<()> {
+        let answer = self.ask(line).await?;
+        if answer.starts_with("+OK") { Ok(()) } else { Err(format!("{line}: {answer}").into()) }
     }
 
     /// Asks until the answer has this in it.
@@ -71,18 +78,28 @@ impl RedisProcess {
         &self.place
     }
 
-    /// It stands still for so long; the connections to it stay.
-    pub(crate) async fn freeze(&self, lasting: Duration) -> Outcome<()> {
-        signal(&self.child, "STOP").await?;
-        tokio::time::sleep(lasting).await;
+    /// Where it listens, if not on a socket.
+    pub(crate) fn port(&self) -> Outcome<u16> {
+        match &self.place {
+            Place::Socket(_) => Err("it has no port".into()),
+            Place::Port(address) => Ok(address.port()),
+        }
+    }
+
+    /// It stands still; the connections to it stay.
+    pub(crate) async fn freeze(&self) -> Outcome<()> {
+        signal(&self.child, "STOP").await
+    }
+
+    pub(crate) async fn go_on(&self) -> Outcome<()> {
         signal(&self.child, "CONT").await
     }
 
-    /// It ends in order and begins again with what it had.
-    pub(crate) async fn restart(&mut self) -> Outcome<()> {
+    /// It ends in order.
+    pub(crate) async fn end(&mut self) -> Outcome<()> {
         signal(&self.child, "TERM").await?;
         self.child.wait().await?;
-        self.begin_again(&[]).await
+        Ok(())
     }
 
     /// As when the machine loses its power.
@@ -98,8 +115,7 @@ impl RedisProcess {
 
     /// It forgets everything.
     pub(crate) async fn empty(&self) -> Outcome<()> {
-        let answer = self.place.ask("FLUSHALL").await?;
-        if answer.starts_with("+OK") { Ok(()) } else { Err(format!("FLUSHALL: {answer}").into()) }
+        self.place.tell("FLUSHALL").await
     }
 }
 

@@ -16,60 +16,70 @@ const KILL_EVERY: Duration = Duration::from_secs(5);
 /// How long Redis stands still, or is out of a gateway's reach.
 const AWAY: Duration = Duration::from_secs(3);
 
-/// Gateways are killed in turn all the time; Redis stands still after a fifth of it, is
-/// restarted after two, and out of one gateway's reach after three.
+/// Gateways are killed in turn all the time. Meanwhile the master stands still, is restarted, is
+/// one of two and is killed; and one gateway after another is out of its reach, first without
+/// being told. The moments are parts of the whole.
 pub(crate) async fn chaos(
-    redis: &mut RedisProcess,
+    sentinels: &mut Sentinels,
     gateways: &mut [GatewayProcess],
     links: &[Link],
     fleet: &Fleet,
     lasting: Duration,
 ) -> Outcome<()> {
     let began = Instant::now();
+    let ways: Vec<_> = gateways.iter().map(GatewayProcess::address).zip(links).collect();
+    let busiest = || ways.iter().max_by_key(|(gateway, _)| fleet.carried(*gateway));
+    let part = |number: u32| sleep_until(began + lasting * number / 20);
     let failing = async {
-        sleep_until(began + lasting / 5).await;
-        tell(began, "redis stands still");
-        redis.freeze(AWAY).await?;
+        part(2).await;
+        tell(began, "the master stands still");
+        sentinels.freeze(AWAY).await?;
         tell(began, "... and goes on");
-        sleep_until(began + lasting * 2 / 5).await;
-        redis.restart().await?;
-        tell(began, "redis is restarted");
-        sleep_until(began + lasting * 3 / 5).await;
-        let Some(link) = links.last() else { return Ok(()) };
-        link.cut();
-        tell(began, "a gateway is cut off from redis");
-        sleep(AWAY).await;
-        link.mend();
-        tell(began, "... and not any more");
+        part(5).await;
+        tell(began, "the master is restarted");
+        sentinels.restart().await?;
+        tell(began, "... and has its replica");
+        part(7).await;
+        let (gateway, link) = busiest().ok_or("there is no gateway")?;
+        cut_off(began, || fleet.carried(*gateway), link, Link::hold).await?;
+        part(10).await;
+        tell(began, "the master stands still, and the replica takes over");
+        sentinels.double().await?;
+        tell(began, "... and there are two masters");
+        sentinels.parted_no_more().await?;
+        tell(began, "... and one follows the other");
+        part(15).await;
+        let (gateway, link) = busiest().ok_or("there is no gateway")?;
+        cut_off(began, || fleet.carried(*gateway), link, Link::cut).await?;
+        part(17).await;
+        tell(began, "the master is killed");
+        sentinels.fail_over().await?;
+        tell(began, "... and the replica is the master");
+        sentinels.follow().await?;
+        tell(began, "... and has a replica");
         Ok(())
     };
     tokio::try_join!(killing(gateways, fleet, began, lasting), failing)?;
     Ok(())
 }
 
-/// The replica takes over after a third, and the old master follows it; after two, the new one stands
-/// still, and may find when it goes on that it is no master any more. Gateways are killed all the time.
-pub(crate) async fn failover(
-    sentinels: &mut Sentinels,
-    gateways: &mut [GatewayProcess],
-    fleet: &Fleet,
-    lasting: Duration,
+async fn cut_off(
+    began: Instant,
+    sessions: impl Fn() -> usize,
+    link: &Link,
+    how: fn(&Link),
 ) -> Outcome<()> {
-    let began = Instant::now();
-    let failing = async {
-        sleep_until(began + lasting / 3).await;
-        tell(began, "the master is killed");
-        sentinels.fail_over().await?;
-        tell(began, "... and the replica is the master");
-        sentinels.follow().await?;
-        tell(began, "... and has a replica");
-        sleep_until(began + lasting * 2 / 3).await;
-        tell(began, "the master stands still");
-        let has_changed = sentinels.freeze(AWAY).await?;
-        tell(began, if has_changed { "... and follows the other" } else { "... and goes on" });
-        Ok(())
-    };
-    tokio::try_join!(killing(gateways, fleet, began, lasting), failing)?;
+    // Where there is no connection none can be cut.
+    let connections = link.carried().await?;
+    let sessions = sessions();
+    tell(
+        began,
+        &format!("a gateway with {sessions} sessions is cut off, on {connections} connections"),
+    );
+    how(link);
+    sleep(AWAY).await;
+    link.mend();
+    tell(began, "... and not any more");
     Ok(())
 }
 
