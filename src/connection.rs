@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use handover_protocol::limits::QUALITY_EVERY;
-use handover_protocol::pace::PaceLimits;
+use handover_protocol::pace::{PaceLimits, Rate};
 use handover_protocol::session::server::{Action, ServerSession, Settings, Streams};
 use handover_protocol::session::{Request, Slot};
 use handover_protocol::time::Time;
@@ -46,7 +46,7 @@ use crate::router::live_log::SharedLog;
 use crate::router::mailbox::{Mailbox, Notice};
 use crate::router::quota::SharedPace;
 use crate::router::seat::Seat;
-use crate::telemetry::{Metrics, guarded};
+use crate::telemetry::{Lines, Metrics, guarded, shown};
 use crate::transport::accept::Admitted;
 use crate::transport::{Inbound, Intake, Kind, Transport, TransportEnd};
 use crate::turns::Rank;
@@ -72,6 +72,8 @@ pub struct Shared {
     pub clock: Clock,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What the log says of connections that ended.
+    pub lines: Lines,
     /// Ends those at once that have no session. The others are told by the router.
     pub stopping: CancellationToken,
 }
@@ -86,6 +88,9 @@ const LOOKS_PER_POLL: usize = 2 * READS_PER_POLL;
 const MOVE_CHECK_EVERY: Duration = Duration::from_millis(100);
 /// How long the last messages of a connection may take.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
+
+/// Lines in the log for connections that ended; the metrics count all of them.
+pub const LINES: Rate = Rate { per_s: 20, burst: 200 };
 
 /// Runs a connection to its end. `admitted` is its place, told of the `hello`.
 pub async fn run<T: Transport>(transport: T, admitted: Admitted, shared: Arc<Shared>) {
@@ -103,21 +108,29 @@ pub async fn run<T: Transport>(transport: T, admitted: Admitted, shared: Arc<Sha
     });
     let Pump { transport, seat, rooms, ended, admitted, .. } = pump;
     let live = seat.as_ref().map(|seat| (seat.author.session, seat.author.peer));
-    let lasted_ms = shared.clock.now().since(started).as_millis() as u64;
+    let now = shared.clock.now();
+    let lasted_ms = now.since(started).as_millis() as u64;
     let codec = transport.codec();
+    // What the peer gave as its reason may be in it.
+    let said = end.to_string();
+    let detail = shown(&said);
     let reason = match &end {
         End::Close(close) => close_name(close),
         End::Transport(end) => end_name(end),
     };
     shared.metrics.connection_ended(kind, reason);
     match live {
-        Some((session, peer)) => tracing::info!(
+        Some((session, peer)) if shared.lines.may_write(now) => tracing::info!(
             transport = kind.name(), codec = codec.name(), %remote, %session, %peer, reason,
-            detail = %end, lasted_ms, "connection ended"
+            detail, lasted_ms, "connection ended"
+        ),
+        Some((session, peer)) => tracing::debug!(
+            transport = kind.name(), codec = codec.name(), %remote, %session, %peer, reason,
+            detail, lasted_ms, "connection ended, as many do"
         ),
         // Anybody may make these by the thousand; the metrics count them.
         None => tracing::debug!(
-            transport = kind.name(), codec = codec.name(), %remote, reason, detail = %end,
+            transport = kind.name(), codec = codec.name(), %remote, reason, detail,
             lasted_ms, "connection ended without a session"
         ),
     }

@@ -31,7 +31,7 @@ use crate::http::{IdentityStatement, Site, Standing, Status};
 use crate::pressure::{Pressure, Queue};
 use crate::router::Router;
 use crate::router::quota::Bounds;
-use crate::telemetry::{Metrics, restarted};
+use crate::telemetry::{Lines, Metrics, restarted};
 use crate::tls::{Identity, Tls};
 use crate::transport::accept::{
     Acceptor, Admitted, Attach, Gate, GateLimits, Refused, TcpTls, accept_quic, accept_tcp,
@@ -192,6 +192,7 @@ impl Gateway {
                 ice_ttl: config.ice.ttl,
             },
             hello_timeout: config.hello_timeout,
+            lines: Lines::new(connection::LINES, clock.now()),
             blocked_timeout: config.blocked_timeout,
             pace: config.pace,
             pressure: pressure.clone(),

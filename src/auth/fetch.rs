@@ -18,6 +18,7 @@ use tokio_rustls::TlsConnector;
 
 use super::error::KeyError;
 use super::keys::{Jwks, Key};
+use crate::config::shown_address;
 
 /// A whole fetch has to be done by then.
 pub(super) const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,7 +37,7 @@ impl Fetcher {
     /// For `url`, which is https or leads to this machine. `ca` is whom to trust instead of
     /// the system's authorities.
     pub(super) fn new(url: &Uri, ca: Option<&Path>) -> Result<Self, KeyError> {
-        let failed = |problem: String| KeyError::Fetch { url: url.to_string(), problem };
+        let failed = |problem: String| KeyError::Fetch { url: shown_address(url), problem };
         let named = url.host().unwrap_or_default();
         let host = named.trim_start_matches('[').trim_end_matches(']').to_owned();
         let secure = url.scheme_str() == Some("https");
@@ -60,7 +61,7 @@ impl Fetcher {
 
     /// The keys that are there now.
     pub(super) async fn fetch(&self) -> Result<Vec<Key>, KeyError> {
-        let failed = |problem| KeyError::Fetch { url: self.url.to_string(), problem };
+        let failed = |problem| KeyError::Fetch { url: shown_address(&self.url), problem };
         let text = match tokio::time::timeout(FETCH_TIMEOUT, self.get()).await {
             Ok(got) => got.map_err(failed)?,
             Err(_) => return Err(failed(format!("no answer within {FETCH_TIMEOUT:?}"))),
@@ -70,7 +71,7 @@ impl Fetcher {
             return Err(failed("it has a secret (kty oct), which whoever fetches it knows".into()));
         }
         for skipped in &jwks.skipped {
-            tracing::debug!(url = %self.url, "passed over in the JWKS: {skipped}");
+            tracing::debug!(url = shown_address(&self.url), "passed over in the JWKS: {skipped}");
         }
         if jwks.keys.is_empty() {
             return Err(failed("it has no key that can be used".into()));

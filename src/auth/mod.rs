@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use handover_protocol::pace::{Bucket, Rate};
+use handover_protocol::pace::Rate;
 use handover_protocol::session::grant::Admission;
 use handover_protocol::time::Time;
 use handover_protocol::wire::Secret;
@@ -32,7 +32,7 @@ pub use keys::{Jwks, Key, KeySet};
 
 use crate::clock::{Clock, UnixTime};
 use crate::config::{Auth, JwksPlace};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Lines, Metrics};
 use fetch::{FETCH_TIMEOUT, Fetcher};
 
 /// Lines in the log for refused tokens; the metrics count all of them.
@@ -60,7 +60,7 @@ pub struct Authority {
     /// The log says that there are no keys.
     lack_was_told: AtomicBool,
     /// What the log says of refused tokens.
-    lines: Mutex<Bucket>,
+    lines: Lines,
 }
 
 /// The keys of one place after the other.
@@ -103,7 +103,7 @@ impl Authority {
             asked: Notify::new(),
             fetched: watch::Sender::new(None),
             lack_was_told: AtomicBool::new(false),
-            lines: Mutex::new(Bucket::new(LINES, clock.now())),
+            lines: Lines::new(LINES, clock.now()),
         })
     }
 
@@ -140,8 +140,7 @@ impl Authority {
         if matches!(error, TokenError::NoKeys) {
             return !self.lack_was_told.swap(true, Ordering::Relaxed);
         }
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.take(self.clock.now(), 1).is_ok()
+        self.lines.may_write(self.clock.now())
     }
 
     fn check(&self, token: &Secret) -> Result<Admission, TokenError> {

@@ -33,7 +33,7 @@ pub use layer::Origin;
 pub use origins::{Caller, Origins, host};
 pub use quic::ServerId;
 pub use read::{CONFIG_VARIABLE, FlagValue, environment};
-pub use tokens::JwksPlace;
+pub use tokens::{JwksPlace, shown_address};
 pub use value::{LogFilter, LogFormat};
 
 use layer::Found;

@@ -143,7 +143,7 @@ settings! {
     /// It is fetched anew this often,
     auth_jwks_refresh_s: Count<10, 86_400> = Count(600), "auth.jwks_refresh_s";
     /// and never more often than this.
-    auth_jwks_pause_ms: Count<0, 3_600_000> = Count(10_000), "auth.jwks_pause_ms";
+    auth_jwks_pause_ms: Count<1_000, 3_600_000> = Count(10_000), "auth.jwks_pause_ms";
     /// What tokens have to have as `iss`.
     auth_issuer: Names = Names::default(), "auth.issuer";
     /// What tokens have to have in `aud`.

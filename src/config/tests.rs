@@ -157,7 +157,7 @@ fn every_setting_of_tokens_arrives() {
         jwks = "https://id.example.org/jwks.json"
         jwks_ca = "ca.pem"
         jwks_refresh_s = 60
-        jwks_pause_ms = 500
+        jwks_pause_ms = 1500
         issuer = "https://id.example.org"
         audience = ["calls", "games"]
         leeway_s = 7
@@ -168,7 +168,7 @@ fn every_setting_of_tokens_arrives() {
         jwks: Some(JwksPlace::Url("https://id.example.org/jwks.json".parse().unwrap())),
         jwks_ca: Some("ca.pem".into()),
         jwks_refresh: Duration::from_secs(60),
-        jwks_pause: Duration::from_millis(500),
+        jwks_pause: Duration::from_millis(1_500),
         issuers: vec!["https://id.example.org".into()],
         audiences: vec!["calls".into(), "games".into()],
         leeway: Duration::from_secs(7),

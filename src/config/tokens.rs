@@ -1,14 +1,15 @@
 //! Who may enter: the kinds of value under `auth`.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use http::Uri;
 
-use super::value::{Expected, Raw, Value, quoted, quoted_list, text, texts};
+use super::value::{Expected, REDACTED, Raw, Value, quoted, quoted_list, text, texts};
 
 /// Where a JWKS is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum JwksPlace {
     /// In a file.
     File(PathBuf),
@@ -16,7 +17,28 @@ pub enum JwksPlace {
     Url(Uri),
 }
 
+/// An address as it may be shown: what asks for keys with a key of its own has that in the query.
+pub fn shown_address(url: &Uri) -> String {
+    let shown = url.to_string();
+    match shown.split_once('?') {
+        Some((place, _)) => format!("{place}?{REDACTED}"),
+        None => shown,
+    }
+}
+
+impl fmt::Debug for JwksPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            JwksPlace::File(path) => f.debug_tuple("File").field(path).finish(),
+            JwksPlace::Url(url) => write!(f, "Url({})", shown_address(url)),
+        }
+    }
+}
+
 impl Value for Option<JwksPlace> {
+    /// A query or a password in it must not end up in an error.
+    const SECRET: bool = true;
+
     fn read(raw: Raw<'_>) -> Result<Self, Expected> {
         let expected = "a path, an https:// address, or an http:// address of this machine";
         let place = text(raw).filter(|text| !text.is_empty()).and_then(|text| {
@@ -39,7 +61,7 @@ impl Value for Option<JwksPlace> {
     fn to_toml(&self) -> Option<String> {
         self.as_ref().map(|place| match place {
             JwksPlace::File(path) => quoted(&path.to_string_lossy()),
-            JwksPlace::Url(url) => quoted(&url.to_string()),
+            JwksPlace::Url(url) => quoted(&shown_address(url)),
         })
     }
 }
@@ -76,12 +98,14 @@ mod tests {
         for good in [
             "https://id.example.org/jwks.json",
             "http://localhost:9000/jwks",
-            "http://127.0.0.1:9000/jwks?x=1",
+            "http://127.0.0.1:9000/jwks?x=s3cret",
             "http://[::1]/jwks",
         ] {
             let url = Some(JwksPlace::Url(good.parse().unwrap()));
             assert_eq!(read(good), url, "{good}");
-            assert_eq!(url.to_toml().unwrap(), format!("\"{good}\""));
+            let shown = good.replace("x=s3cret", "(redacted)");
+            assert_eq!(url.to_toml().unwrap(), format!("\"{shown}\""));
+            assert_eq!(format!("{url:?}"), format!("Some(Url({shown}))"));
         }
         for bad in [
             "",

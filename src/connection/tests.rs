@@ -43,6 +43,8 @@ enum Then {
     /// ... and once more when it is to be closed.
     FailAgain,
     Close,
+    /// Gives this as its reason.
+    Say(&'static str),
 }
 
 impl Transport for Treacherous {
@@ -74,6 +76,9 @@ impl Transport for Treacherous {
         }
         if self.then == Then::Close && self.arriving.is_empty() {
             return Poll::Ready(Err(TransportEnd::Closed));
+        }
+        if let (Then::Say(reason), true) = (self.then, self.arriving.is_empty()) {
+            return Poll::Ready(Err(TransportEnd::Lost(reason.to_owned())));
         }
         let (lane, payload) = match self.arriving.pop_front().expect("a fault on purpose") {
             Coming::Message(said) => (Lane::Signal, said),
@@ -129,6 +134,7 @@ fn pressed(pace: PaceLimits, pressure: Pressure) -> Arc<Shared> {
     Arc::new(Shared {
         settings,
         hello_timeout: Duration::from_secs(5),
+        lines: Lines::new(LINES, Time::ZERO),
         blocked_timeout: Duration::from_secs(30),
         pace,
         pressure,
@@ -193,6 +199,46 @@ async fn a_panic_in_the_farewell_is_counted_too() {
     let counted = shared.metrics.encode().unwrap();
     assert!(counted.contains("handover_panics_total 2"), "{counted}");
     assert!(counted.contains("handover_sessions 1"), "{counted}");
+    shared.stopping.cancel();
+}
+
+/// What is logged, as people read it.
+#[derive(Clone, Default)]
+struct Page(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Page {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn those_who_come_and_go_do_not_write_the_log() {
+    const REASON: &str = "I go\nERROR the gateway was broken into\r\u{1b}[2J \"x\"";
+    let page = Page::default();
+    let writer = page.clone();
+    let lines = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+    let shared = shared(PaceLimits::default());
+    let logging = tracing::subscriber::set_default(lines.finish());
+    for _ in 0..1_000 {
+        let (arriving, then) = ([HELLO].into(), Then::Say(REASON));
+        let (closed_with, told) = (Arc::default(), Arc::default());
+        serve(&shared, Treacherous { arriving, closed_with, told, then }).await;
+    }
+    drop(logging);
+    let written = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<_> = written.lines().collect();
+    // Another twenty for each second that this takes.
+    assert!((200..900).contains(&lines.len()), "{} lines", lines.len());
+    assert!(lines.iter().all(|line| line.contains("connection ended")), "{}", lines[1]);
+    assert!(lines[0].contains(r"I go\nERROR") && !written.contains('\u{1b}'), "{}", lines[0]);
+    let counted = shared.metrics.encode().unwrap();
+    assert!(counted.contains("} 1000"), "all are counted: {counted}");
     shared.stopping.cancel();
 }
 

@@ -129,7 +129,7 @@ impl ServeTcp for Site {
             .with_upgrades()
             .await;
         if let Err(error) = served {
-            tracing::debug!(%remote, %error, "http connection ended");
+            tracing::debug!(%remote, error = error.to_string(), "http connection ended");
         }
         let upgrading = upgrading.into_inner().unwrap_or_else(PoisonError::into_inner);
         let (upgrade, codec, admitted) = upgrading.agreed?;

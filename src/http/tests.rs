@@ -289,7 +289,7 @@ async fn handshakes_are_refused_with_their_status() {
     let evil = format!("{V13}\r\norigin: https://evil.example");
     assert_eq!(server.ask(&upgrade(&evil)).await.status, 403);
 
-    let entered = server.gate.try_enter_quic(Time::ZERO, Ipv4Addr::LOCALHOST.into()).unwrap();
+    let (entered, _) = server.gate.try_enter_quic(Time::ZERO, Ipv4Addr::LOCALHOST.into()).unwrap();
     let _place = server.gate.admit(entered).unwrap();
     let full = server.ask(&upgrade(V13)).await;
     assert_eq!((full.status, full.header("retry-after")), (503, Some("2")));

@@ -204,7 +204,7 @@ impl LiveRoom {
                 }
             }
             Err(unavailable) => {
-                tracing::debug!(room = %self.name, error = %unavailable, "changes refused");
+                tracing::debug!(room = self.name.as_str(), error = %unavailable, "changes refused");
                 then.into_iter().for_each(|then| self.finish(&log, Err(UNAVAILABLE), then));
             }
         }
@@ -346,7 +346,7 @@ impl LiveRoom {
             Ok(self.shared.broker.remove_if_empty(now, &self.name).await? || is_over)
         };
         let is_gone = tidied.await.unwrap_or_else(|unavailable: Unavailable| {
-            tracing::debug!(room = %self.name, error = %unavailable, "room not tidied");
+            tracing::debug!(room = self.name.as_str(), error = %unavailable, "room not tidied");
             false
         });
         self.handle(Vec::new(), Vec::new()).await;
@@ -371,7 +371,7 @@ impl LiveRoom {
     }
 
     fn refuse_all(&mut self, batch: Vec<Command>, unavailable: &Unavailable) {
-        tracing::debug!(room = %self.name, error = %unavailable, "room not loaded");
+        tracing::debug!(room = self.name.as_str(), error = %unavailable, "room not loaded");
         for command in batch {
             match command {
                 Command::Request(request) => {

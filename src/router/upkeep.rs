@@ -82,7 +82,7 @@ impl Router {
                     && let Err(error) = router.ask_until_done(&room, remove).await
                 {
                     // Its record still names the room: the session's end leaves it.
-                    tracing::debug!(%room, %error, "not left yet");
+                    tracing::debug!(room = room.as_str(), %error, "not left yet");
                 }
             }
         };
@@ -106,7 +106,7 @@ impl Router {
                 while let Ok(_turn) = router.0.left_behind.acquire().await
                     && let Err(error) = router.ask_until_done(&room, remove).await
                 {
-                    tracing::debug!(%room, %error, "not left behind yet");
+                    tracing::debug!(room = room.as_str(), %error, "not left behind yet");
                 }
             }
         };

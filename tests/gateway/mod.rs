@@ -10,6 +10,7 @@ mod downgrade;
 mod drain;
 mod entering;
 mod failover;
+mod farewell;
 mod garbage;
 mod halves;
 mod hostile;

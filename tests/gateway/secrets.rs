@@ -22,11 +22,23 @@ const TURN: &str = "a credential of the relay's";
 
 #[tokio::test]
 async fn nothing_secret_is_in_a_debug_log() {
+    nothing_secret_is_in_a_log("debug").await;
+}
+
+/// Libraries would write whole messages.
+#[tokio::test]
+async fn nothing_secret_is_in_a_log_of_everything() {
+    nothing_secret_is_in_a_log("trace").await;
+    nothing_secret_is_in_a_log("info,tungstenite=trace,tokio_tungstenite=trace,handover=debug")
+        .await;
+}
+
+async fn nothing_secret_is_in_a_log(filter: &str) {
     let dir = tempfile::tempdir().unwrap();
     let keys = secret_file(&dir, "secret", SECRET);
     let turn = json!({"urls": "turn:turn.example", "username": "u", "credential": TURN});
     let mut gateway = Command::new(env!("CARGO_BIN_EXE_handover"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log", "debug"])
+        .args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log", filter])
         .arg("--auth-secret-file")
         .arg(&keys)
         .current_dir(dir.path())

@@ -113,7 +113,7 @@ impl LiveRoom {
         if self.in_doubt
             && let Err(unavailable) = self.catch_up(&log).await
         {
-            tracing::debug!(room = %self.name, error = %unavailable, "the log is not read yet");
+            tracing::debug!(room = self.name.as_str(), error = %unavailable, "the log is not read yet");
         }
         self.mark();
     }
@@ -185,7 +185,7 @@ impl LiveRoom {
             Ok(())
         };
         if let Err::<(), Unavailable>(unavailable) = settled.await {
-            tracing::debug!(room = %self.name, error = %unavailable, "not settled yet");
+            tracing::debug!(room = self.name.as_str(), error = %unavailable, "not settled yet");
         }
         self.mark();
     }
@@ -371,7 +371,7 @@ impl LiveRoom {
                 }
             }
         }
-        tracing::warn!(room = %self.name, epoch = %log.epoch(), "the room begins again: it was lost");
+        tracing::warn!(room = self.name.as_str(), epoch = %log.epoch(), "the room begins again: it was lost");
         let Positions { signal, bulk, .. } = log.positions();
         let state = self.shared.broker.read(&self.name, PerLane { signal, bulk }).await?;
         let state = state.filter(|state| is_past(state.positions, log.positions()));

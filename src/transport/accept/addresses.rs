@@ -31,13 +31,13 @@ enum Counted {
 }
 
 impl Counted {
-    /// What an address is counted as.
+    /// What an address is counted as, the site first.
     fn all(address: IpAddr) -> impl Iterator<Item = Counted> {
         let site = match address.to_canonical() {
             IpAddr::V4(_) => None,
             IpAddr::V6(address) => Some(Counted::Site(network(address, V6_SITE))),
         };
-        [Counted::Address(key(address))].into_iter().chain(site)
+        site.into_iter().chain([Counted::Address(key(address))])
     }
 
     fn times(self, most: usize) -> usize {
@@ -89,18 +89,33 @@ impl Addresses {
 
 /// How fast addresses come.
 #[derive(Debug)]
-pub struct Callers(Rates);
+pub struct Callers {
+    addresses: Rates,
+    sites: Rates,
+}
 
 impl Callers {
     /// Nobody has come yet.
     pub fn new(now: Time) -> Self {
-        Callers(Rates::new(now))
+        Callers { addresses: Rates::new(now), sites: Rates::new(now) }
     }
 
-    /// Whether one from this address may come now, if each may come at `rate`.
+    /// Whether one from this address may come now, if each may come at `rate`, and its site at what
+    /// a site has of it.
     pub fn may_come(&self, now: Time, address: IpAddr, rate: Rate) -> bool {
-        self.0.may_come(now, key(address), rate, 1)
+        // The site first: what that may not have is not charged to the addresses, of which it can
+        // name so many that everybody would meet one.
+        Counted::all(address).all(|of| match of {
+            Counted::Site(_) => self.sites.may_come(now, of, of_site(rate), 1),
+            Counted::Address(_) => self.addresses.may_come(now, of, rate, 1),
+        })
     }
+}
+
+/// What all of a site may have.
+fn of_site(Rate { per_s, burst }: Rate) -> Rate {
+    let times = SITE_TIMES as u64;
+    Rate { per_s: per_s.saturating_mul(times), burst: burst.saturating_mul(times) }
 }
 
 /// What is counted as one address.
@@ -120,6 +135,18 @@ fn network(address: Ipv6Addr, bits: u32) -> IpAddr {
 pub struct AddressPlace {
     address: IpAddr,
     addresses: Addresses,
+}
+
+impl AddressPlace {
+    /// Whose it is.
+    pub(super) fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// What it is counted in.
+    pub(super) fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
 }
 
 impl Drop for AddressPlace {

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use handover_protocol::pace::{Bucket, Rate};
 use handover_protocol::time::Time;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
-use super::addresses::{AddressPlace, Addresses, Callers};
+use super::addresses::{Addresses, Callers};
+use super::places::{Admitted, Entered, Footprint};
 use crate::clock::Clock;
 use crate::pressure::{Pressure, Queue};
 
@@ -171,6 +172,8 @@ fn semaphore(permits: usize) -> Arc<Semaphore> {
 pub struct Gate {
     connections: Arc<Semaphore>,
     quic: Lobby,
+    /// What QUIC has anything of, closed or not.
+    footprints: Arc<Semaphore>,
     tls: Lobby,
     plain: Lobby,
     handshakes: Option<Rate>,
@@ -190,6 +193,7 @@ impl Gate {
         Gate {
             connections: semaphore(limits.connections),
             quic: Lobby::new(&limits, now),
+            footprints: semaphore(limits.connections.saturating_add(limits.ungreeted)),
             tls: Lobby::new(&limits, now),
             plain: Lobby::new(&limits, now),
             handshakes: limits.handshakes,
@@ -228,15 +232,17 @@ impl Gate {
         (self.origins)(visitor)
     }
 
-    /// A place for a set-up by QUIC, if there is one for this address.
-    pub fn try_enter_quic(&self, now: Time, address: IpAddr) -> Option<Entered> {
+    /// A place for a set-up by QUIC, if there is one for this address, and what is to be kept for as
+    /// long as QUIC has anything of it.
+    pub fn try_enter_quic(&self, now: Time, address: IpAddr) -> Option<(Entered, Arc<Footprint>)> {
         if !self.has_patience_with(&self.quic, now, address) {
             return None;
         }
-        let of_address = Some(self.ungreeted_of.try_take(address)?);
+        let of_address = self.ungreeted_of.try_take(address)?;
         let place = self.quic.places.clone().try_acquire_owned().ok()?;
+        let footprint = Arc::new(Footprint::new(self.footprints.clone().try_acquire_owned().ok()?));
         self.quic.handshake(now, self.granted()).ok()?;
-        Some(Entered { _place: place, _of_address: of_address, address: Some(address) })
+        Some((Entered::by_quic(place, of_address, &footprint), footprint))
     }
 
     /// Whether so many come by QUIC, or from this address, that it had better be proven first.
@@ -253,16 +259,16 @@ impl Gate {
         if !self.has_patience_with(&self.tls, now, address) {
             return None;
         }
-        let of_address = Some(self.ungreeted_of.try_take(address)?);
+        let of_address = self.ungreeted_of.try_take(address)?;
         let place = self.tls.places.clone().acquire_owned().await.ok()?;
-        Some(Entered { _place: place, _of_address: of_address, address: Some(address) })
+        Some(Entered::by_tls(place, of_address))
     }
 
     /// A place for a set-up by plain HTTP, as soon as there is one. It is not counted under its
     /// address: whoever stands before many others is trusted to bound them.
     pub async fn enter_plain(&self) -> Option<Entered> {
         let place = self.plain.places.clone().acquire_owned().await.ok()?;
-        Some(Entered { _place: place, _of_address: None, address: None })
+        Some(Entered::by_plain(place))
     }
 
     /// Waits for the turn to go on with a TLS handshake, or refuses at once if it would not come
@@ -294,13 +300,7 @@ impl Gate {
     /// Lets a set-up become a connection, if there may be one more.
     pub fn admit(&self, entered: Entered) -> Result<Admitted, Refused> {
         match self.connections.clone().try_acquire_owned() {
-            Ok(connection) => Ok(Admitted {
-                _connection: connection,
-                address: entered.address,
-                of_address: None,
-                connections_of: self.connections_of.clone(),
-                ungreeted: Some(entered),
-            }),
+            Ok(connection) => Ok(entered.admitted(connection, self.connections_of.clone())),
             Err(_) => Err(Refused::Capacity),
         }
     }
@@ -314,52 +314,6 @@ impl fmt::Debug for Gate {
             .field("tls", &self.tls.places)
             .field("plain", &self.plain.places)
             .finish_non_exhaustive()
-    }
-}
-
-/// The place a set-up takes; given back when dropped.
-#[derive(Debug)]
-pub struct Entered {
-    _place: OwnedSemaphorePermit,
-    _of_address: Option<AddressPlace>,
-    /// Absent where many are behind one: what comes by plain HTTP comes from a proxy.
-    address: Option<IpAddr>,
-}
-
-/// The place a connection takes; given back when dropped.
-#[derive(Debug)]
-pub struct Admitted {
-    _connection: OwnedSemaphorePermit,
-    address: Option<IpAddr>,
-    of_address: Option<AddressPlace>,
-    connections_of: Addresses,
-    ungreeted: Option<Entered>,
-}
-
-impl Admitted {
-    /// Counts the connection under its address, if that may have one more.
-    pub fn try_settle(&mut self) -> bool {
-        let (Some(address), None) = (self.address, &self.of_address) else { return true };
-        self.of_address = self.connections_of.try_take(address);
-        self.of_address.is_some()
-    }
-
-    /// Counts the connection under its address, however many that has.
-    pub fn settle(&mut self) {
-        if let (Some(address), None) = (self.address, &self.of_address) {
-            self.of_address = self.connections_of.take(address);
-        }
-    }
-
-    /// The place under its address, for the session to keep: that counts there for as long as it
-    /// lives, or those who leave and come back would be more than those who stay.
-    pub fn take_place(&mut self) -> Option<AddressPlace> {
-        self.of_address.take()
-    }
-
-    /// The peer has said `hello`: the place among those who have not is free again.
-    pub fn greeted(&mut self) {
-        self.ungreeted = None;
     }
 }
 
@@ -377,7 +331,7 @@ mod tests {
     }
 
     fn enter(gate: &Gate, address: IpAddr) -> Option<Entered> {
-        gate.try_enter_quic(Time::ZERO, address)
+        gate.try_enter_quic(Time::ZERO, address).map(|(entered, _)| entered)
     }
 
     #[test]
@@ -398,6 +352,33 @@ mod tests {
         drop(admitted);
         assert!(gate.admit(third).is_ok());
         drop(fourth);
+    }
+
+    #[test]
+    fn what_quic_has_of_those_who_left_counts() {
+        let gate = gate(GateLimits { ungreeted_per_address: 3, ..GateLimits::of(2, 3) });
+        let come = |address| gate.try_enter_quic(Time::ZERO, address);
+        let (stranger, of_stranger) = come(HOME).unwrap();
+        let (guest, of_guest) = come(HOME).unwrap();
+        let mut guest = gate.admit(guest).unwrap();
+        guest.greeted();
+        drop((stranger, guest));
+        let third = come(HOME).unwrap();
+        assert!(come(HOME).is_none(), "an address has what it had, closed or not");
+        drop((of_stranger, third));
+        let _back = [come(HOME).unwrap(), come(HOME).unwrap()];
+        assert!(come(HOME).is_none());
+        let _others = [come(AWAY).unwrap()];
+        assert!(come(AWAY).is_none(), "no place among the set-ups");
+        drop(of_guest);
+        assert!(come(HOME).is_none(), "that place is the other's");
+
+        let gate = self::gate(GateLimits::of(2, 3));
+        let come = |address| gate.try_enter_quic(Time::ZERO, address);
+        let left: Vec<_> = (0..9).map_while(|_| come(HOME)).map(|(_, left)| left).collect();
+        assert_eq!(left.len(), 5, "as many as there may be connections and set-ups");
+        drop(left);
+        assert!(come(HOME).is_some());
     }
 
     #[test]
@@ -493,5 +474,18 @@ mod tests {
         assert!(others.filter(|other| callers.may_come(Time::ZERO, *other, rate)).count() > 1);
         let later = Time::ZERO + Duration::from_secs(1);
         assert!(callers.may_come(later, HOME, rate));
+    }
+
+    #[test]
+    fn the_networks_of_a_site_come_as_often_as_four_and_take_no_more_from_others() {
+        let callers = Callers::new(Time::ZERO);
+        let rate = Rate { per_s: 2, burst: 2 };
+        let network = |site: u16, nth: u16| {
+            IpAddr::from(std::net::Ipv6Addr::new(0x2001, 0xdb8, site, nth, 0, 0, 0, 1))
+        };
+        let may = |site, nth| callers.may_come(Time::ZERO, network(site, nth), rate);
+        assert_eq!((0..=u16::MAX).filter(|nth| may(1, *nth)).count(), 8);
+        // Hardly any of these meet one of the few that came.
+        assert!((2..102).filter(|site| may(*site, 0)).count() > 90);
     }
 }

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod gate;
+mod places;
 mod quic;
 mod tcp;
 #[cfg(test)]
@@ -22,7 +23,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use addresses::AddressPlace;
-pub use gate::{Admitted, Entered, Gate, GateLimits, Refused, Visitor};
+pub use gate::{Gate, GateLimits, Refused, Visitor};
+pub use places::{Admitted, Entered, Footprint};
 pub use quic::accept_quic;
 pub use tcp::{TcpIo, TcpTls, accept_tcp, bind_tcp};
 

@@ -21,21 +21,22 @@ pub async fn accept_quic<A: Attach>(endpoint: Endpoint, acceptor: Acceptor<A>) {
             let _ = incoming.retry();
             continue;
         }
-        let Some(entered) = gate.try_enter_quic(now, address) else {
+        let Some((entered, footprint)) = gate.try_enter_quic(now, address) else {
             incoming.refuse();
             acceptor.attach.refused(Kind::WebTransport, &Refused::Capacity);
             continue;
         };
         // Here, because all that QUIC receives waits meanwhile: threads that step back must not do it.
         let rank = Rank::default();
-        match rank.on_behalf(|| incoming.accept()) {
+        match webtransport::keeping(footprint, || rank.on_behalf(|| incoming.accept())) {
             Ok(connecting) => {
                 let task = set_up(connecting, entered, acceptor.clone());
                 acceptor.spawn(Kind::WebTransport, rank, task);
             }
             Err(error) => {
                 let refused = Refused::Broken(error.to_string());
-                tracing::debug!(%address, %refused, "no webtransport session");
+                let why = refused.to_string();
+                tracing::debug!(%address, refused = why, "no webtransport session");
                 acceptor.attach.refused(Kind::WebTransport, &refused);
             }
         }
@@ -58,6 +59,7 @@ async fn set_up<A: Attach>(connecting: Connecting, entered: Entered, acceptor: A
         Some(Ok(Err(refused))) => refused,
         Some(Err(_)) => Refused::Late,
     };
-    tracing::debug!(%remote, %refused, "no webtransport session");
+    // As a text: what the peer gave as its reason may be in it, and is to be escaped.
+    tracing::debug!(%remote, refused = refused.to_string(), "no webtransport session");
     attach.refused(Kind::WebTransport, &refused);
 }

@@ -160,7 +160,8 @@ async fn set_up<A: Attach, H: ServeTcp>(
             attach.attach(transport, admitted);
         }
         Some(Err(refused)) => {
-            tracing::debug!(%remote, %refused, "no http connection");
+            // As a text, for it may be the peer's own.
+            tracing::debug!(%remote, refused = refused.to_string(), "no http connection");
             attach.refused(Kind::WebSocket, &refused);
         }
     }

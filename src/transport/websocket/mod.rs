@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Sink, Stream};
+use handover_protocol::limits::GREETING_BYTES_MAX;
 use handover_protocol::time::Time;
 use handover_protocol::wire::frame::Frame;
 use handover_protocol::wire::{CloseCode, Codec, Lane};
@@ -36,12 +37,17 @@ use heard::Heard;
 const READ_BUFFER: usize = 4 * 1024;
 /// Handed over ahead of the socket, not counting the frame that exceeds it.
 const WRITE_BUFFER: usize = 8 * 1024;
+/// What is before a frame's payload, at the most, and before a short one's.
+const FRAME_HEAD: usize = 14;
+const SHORT_FRAME_HEAD: usize = 6;
 /// How much is thrown away at once while the peer reads its `close`.
 const DRAIN_CHUNK: usize = 4 * 1024;
 
 /// A WebSocket on a byte stream whose HTTP part is over.
 pub struct WebSocket<S> {
     stream: WebSocketStream<Heard<S>>,
+    /// What a message may have before the greeting is over.
+    greeting_bytes: Option<usize>,
     codec: Codec,
     remote: SocketAddr,
     idle_timeout: Duration,
@@ -67,13 +73,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> WebSocket<S> {
             .write_buffer_size(WRITE_BUFFER)
             .max_message_size(Some(settings.message_bytes))
             .max_frame_size(Some(settings.message_bytes));
-        let io = Heard::new(io, clock);
+        // tungstenite's own bound cannot be changed later on, so this one is beneath it.
+        let greeting_bytes = settings.message_bytes.min(GREETING_BYTES_MAX);
+        let io = Heard::new(io, clock, read.len(), greeting_bytes + FRAME_HEAD);
         let role = Role::Server;
         let stream =
             WebSocketStream::from_partially_read(io, read.into(), role, Some(config)).await;
         let idle_timeout = settings.idle_timeout();
         WebSocket {
             stream,
+            greeting_bytes: Some(greeting_bytes),
             codec,
             remote,
             idle_timeout,
@@ -89,17 +98,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> WebSocket<S> {
             Message::Text(text) => (text.into(), true),
             Message::Binary(payload) => (payload, false),
             Message::Pong(stamp) => {
+                self.was_whole(SHORT_FRAME_HEAD + stamp.len());
                 self.measure(&stamp);
                 return Ok(Inbound::Alive);
             }
-            Message::Ping(_) | Message::Frame(_) => return Ok(Inbound::Alive),
+            Message::Ping(payload) => {
+                self.was_whole(SHORT_FRAME_HEAD + payload.len());
+                return Ok(Inbound::Alive);
+            }
+            Message::Frame(_) => return Ok(Inbound::Alive),
             Message::Close(_) => return Err(TransportEnd::Closed),
         };
+        // But for the beginning of what follows, which is no more than is read at once.
+        self.was_whole(usize::MAX);
+        if self.greeting_bytes.is_some_and(|most| payload.len() > most) {
+            return Err(too_long_a_greeting());
+        }
         if is_text != self.codec.is_text() {
             let reason = if is_text { "text instead of binary" } else { "binary instead of text" };
             return Err(violation(CloseCode::ProtocolError, reason));
         }
         Ok(Inbound::Frame { lane: Lane::Signal, payload })
+    }
+
+    fn was_whole(&mut self, bytes: usize) {
+        self.stream.get_mut().was_whole(bytes);
     }
 
     fn measure(&mut self, stamp: &[u8]) {
@@ -150,6 +173,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> WebSocket<S> {
         }
         while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut self.stream).poll_next(cx)).await {}
         let io = self.stream.get_mut();
+        io.open_wide();
         if poll_fn(|cx| Pin::new(&mut *io).poll_shutdown(cx)).await.is_err() {
             return;
         }
@@ -177,6 +201,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for WebSocket
         true
     }
 
+    fn greeted(&mut self) {
+        self.greeting_bytes = None;
+        self.stream.get_mut().open_wide();
+    }
+
     fn path(&self) -> PathSample {
         PathSample { rtt: self.rtt, packets_sent: 0, packets_lost: 0, remote: self.remote }
     }
@@ -190,6 +219,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for WebSocket
         if reading && let Poll::Ready(next) = Pin::new(&mut self.stream).poll_next(cx) {
             let received = match next {
                 Some(Ok(message)) => self.receive(message),
+                Some(Err(Error::Io(_))) if self.stream.get_ref().is_full() => {
+                    Err(too_long_a_greeting())
+                }
                 Some(Err(error)) => Err(ending(error)),
                 None => Err(TransportEnd::Closed),
             };
@@ -235,6 +267,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for WebSocket
 
 fn violation(code: CloseCode, reason: impl Into<String>) -> TransportEnd {
     TransportEnd::Violation { code, reason: reason.into() }
+}
+
+fn too_long_a_greeting() -> TransportEnd {
+    let reason = format!("more than {GREETING_BYTES_MAX} bytes to begin with");
+    violation(CloseCode::MessageTooLarge, reason)
 }
 
 /// What an error of the WebSocket layer means here.

@@ -13,6 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use super::super::testkit::{SETTINGS, frame, message, recv, soon};
 use super::super::{Inbound, Intake, Settings, Transport, TransportEnd};
@@ -128,10 +130,21 @@ async fn text_that_is_not_utf8_and_frames_without_a_mask_are_protocol_errors() {
 
 #[tokio::test]
 async fn a_peer_that_sends_too_much_is_told_while_it_still_sends() {
-    let limit = SETTINGS.message_bytes;
+    for (greeted, limit) in [(false, 40_960), (true, SETTINGS.message_bytes)] {
+        tells_while_more_comes(greeted, limit).await;
+    }
+}
+
+async fn tells_while_more_comes(greeted: bool, limit: usize) {
     let (mut transport, mut client) = meet(Codec::Json).await;
-    client.send(Message::text("x".repeat(limit))).await.unwrap();
-    assert_eq!(message(&mut transport).await.unwrap().len(), limit);
+    if greeted {
+        transport.greeted();
+    }
+    // More than once: what was whole does not count.
+    for _ in 0..3 {
+        client.send(Message::text("x".repeat(limit))).await.unwrap();
+        assert_eq!(message(&mut transport).await.unwrap().len(), limit);
+    }
 
     let (mut sink, mut stream) = client.split();
     let sending = tokio::spawn(async move { sink.send(Message::text("x".repeat(8 << 20))).await });
@@ -148,11 +161,68 @@ async fn a_peer_that_sends_too_much_is_told_while_it_still_sends() {
     soon(async { tokio::join!(close, client) }).await;
 }
 
+/// Whatever is announced, and whatever else comes in between.
+#[tokio::test]
+async fn who_is_not_greeted_may_not_say_much() {
+    let settings = Settings { message_bytes: 1 << 20, ..SETTINGS };
+    let (mut transport, mut client) = meet_with(Codec::Json, settings).await;
+    client.send(Message::text("x".repeat(40_961))).await.unwrap();
+    assert_eq!(code_of(message(&mut transport).await.unwrap_err()), CloseCode::MessageTooLarge);
+
+    // Half of what it announces, which is more than may be kept of it.
+    let (accepted, mut dialed) = streams().await;
+    let mut transport = serve(accepted, Codec::Json, settings).await;
+    let mut half = vec![0x81, 0xff, 0, 0, 0, 0, 0, 0x0c, 0, 0, 1, 2, 3, 4];
+    half.resize(400_000, b'x');
+    let (_, end) = soon(async {
+        tokio::join!(dialed.write_all(&half), async {
+            let end = message(&mut transport).await.unwrap_err();
+            (end, drop(transport)).0
+        })
+    })
+    .await;
+    assert_eq!(code_of(end), CloseCode::MessageTooLarge);
+
+    let (mut transport, mut client) = meet_with(Codec::Json, settings).await;
+    let sender = async {
+        for nth in 0..100 {
+            let data = if nth == 0 { Data::Text } else { Data::Continue };
+            let fragment = Frame::message(vec![b'x'; 1_000], OpCode::Data(data), false);
+            if client.send(Message::Frame(fragment)).await.is_err()
+                || client.send(Message::Ping(Bytes::from_static(&[0; 125]))).await.is_err()
+            {
+                break;
+            }
+        }
+    };
+    let receiver = async {
+        loop {
+            match recv(&mut transport).await {
+                Ok(Inbound::Alive) => {}
+                other => break other.map(|_| ()),
+            }
+        }
+    };
+    let ((), end) = soon(async { tokio::join!(sender, receiver) }).await;
+    assert_eq!(code_of(end.unwrap_err()), CloseCode::MessageTooLarge);
+
+    // Pings alone are none of that: they are whole.
+    let (mut transport, mut client) = meet_with(Codec::Json, settings).await;
+    for _ in 0..1_000 {
+        client.send(Message::Ping(Bytes::from_static(&[0; 125]))).await.unwrap();
+        assert!(matches!(recv(&mut transport).await.unwrap(), Inbound::Alive));
+        // The answers have to go somewhere.
+        soon(poll_fn(|cx| transport.poll_flush(cx))).await.unwrap();
+        assert!(matches!(next(&mut client).await, Message::Pong(_)));
+    }
+    client.send(Message::text("x".repeat(40_960))).await.unwrap();
+    assert_eq!(message(&mut transport).await.unwrap().len(), 40_960);
+}
+
 #[tokio::test]
 async fn fragments_count_together() {
-    use tokio_tungstenite::tungstenite::protocol::frame::Frame;
-    use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
     let (mut transport, mut client) = meet(Codec::Json).await;
+    transport.greeted();
     let half = vec![b'x'; SETTINGS.message_bytes / 2 + 1];
     for data in [Data::Text, Data::Continue] {
         let fragment = Frame::message(half.clone(), OpCode::Data(data), false);

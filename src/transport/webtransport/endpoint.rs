@@ -15,6 +15,7 @@ use quinn::{
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::super::Settings;
+use super::super::accept::Footprint;
 use super::connection_id::{self, ServerIdGenerator, ServerIds};
 use super::secret::EndpointSecret;
 use crate::clock::Clock;
@@ -123,6 +124,16 @@ pub fn bind_udp(address: SocketAddr, v6_only: bool) -> io::Result<BoundUdp> {
     })
 }
 
+tokio::task_local! {
+    static FOOTPRINT: Arc<Footprint>;
+}
+
+/// Does something that makes a connection: `footprint` is kept for as long as QUIC has anything of
+/// that.
+pub fn keeping<T>(footprint: Arc<Footprint>, act: impl FnOnce() -> T) -> T {
+    FOOTPRINT.sync_scope(footprint, act)
+}
+
 /// What quinn runs on: the socket on the first threads, a connection on those of its rank.
 #[derive(Debug)]
 struct Threads(Turns);
@@ -134,7 +145,14 @@ impl Runtime for Threads {
     }
 
     fn spawn(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        self.0.go_on(task);
+        // A connection's task ends when quinn forgets it. The endpoint's own is of no connection.
+        match FOOTPRINT.try_with(Arc::clone).ok() {
+            Some(footprint) => self.0.go_on(async move {
+                task.await;
+                drop(footprint);
+            }),
+            None => self.0.go_on(task),
+        }
     }
 
     fn now(&self) -> Instant {

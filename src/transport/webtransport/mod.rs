@@ -37,7 +37,7 @@ pub use connection_id::{
 };
 #[cfg(test)]
 pub(crate) use endpoint::unpressed;
-pub use endpoint::{BoundUdp, QuicError, bind_udp, endpoint, server_config};
+pub use endpoint::{BoundUdp, QuicError, bind_udp, endpoint, keeping, server_config};
 use lane::{Receiver, Sender};
 pub use secret::EndpointSecret;
 pub use setup::accept;
@@ -178,8 +178,6 @@ impl WebTransport {
             let (send, mut receiver) = self.unclassified.swap_remove(at);
             let inbound = match class {
                 Class::Signal(hello) => {
-                    // Requests may follow at once.
-                    receiver.set_limit(self.message_bytes);
                     self.signal = Some((Sender::new(send, SIGNAL_PRIORITY), receiver));
                     Inbound::Frame { lane: Lane::Signal, payload: hello }
                 }
@@ -336,7 +334,7 @@ impl Transport for WebTransport {
     fn greeted(&mut self) {
         self.is_greeted = true;
         self.quic().set_receive_window(VarInt::from_u32(endpoint::RECEIVE_WINDOW));
-        if let Some((_, receiver)) = &mut self.bulk {
+        for (_, receiver) in [&mut self.signal, &mut self.bulk].into_iter().flatten() {
             receiver.set_limit(self.message_bytes);
         }
     }

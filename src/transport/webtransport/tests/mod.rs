@@ -57,7 +57,8 @@ impl Gateway {
 
     async fn accept(&self) -> Result<WebTransport, Refused> {
         let incoming = self.endpoint.accept().await.unwrap().accept().unwrap();
-        let entered = self.gate.try_enter_quic(Time::ZERO, Ipv4Addr::LOCALHOST.into()).unwrap();
+        let home = Ipv4Addr::LOCALHOST.into();
+        let (entered, _) = self.gate.try_enter_quic(Time::ZERO, home).unwrap();
         let accepted = accept(incoming, entered, &self.gate, self.settings).await;
         // Places are the gate's tests' business.
         accepted.map(|(transport, _)| transport)
@@ -190,7 +191,7 @@ async fn refusals_have_their_status() {
         assert_eq!(gateway.refusal(request).await, expected);
     }
 
-    let entered = gateway.gate.try_enter_quic(Time::ZERO, Ipv4Addr::LOCALHOST.into()).unwrap();
+    let (entered, _) = gateway.gate.try_enter_quic(Time::ZERO, Ipv4Addr::LOCALHOST.into()).unwrap();
     let place = gateway.gate.admit(entered).unwrap();
     assert_eq!(gateway.refusal(from("https://good.example")).await, (Refused::Capacity, 429));
     drop(place);

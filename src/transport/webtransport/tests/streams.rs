@@ -149,13 +149,27 @@ async fn who_is_not_greeted_may_not_say_much() {
     let mut stream = client.session.open_bi().await.unwrap();
     stream.0.write_all(&frame(&[b'x'; 40_961]).prefixed()[..8]).await.unwrap();
     assert_eq!(violation(&mut transport).await, CloseCode::MessageTooLarge);
-    // On the bulk stream that holds until there is a session.
-    let (mut transport, client) = gateway.meet("/v1/wt").await;
-    let (_signal, mut bulk) = (client.open(HELLO).await, client.open(BULK).await);
-    assert_eq!(message(&mut transport).await.unwrap(), HELLO);
-    complete(&mut transport).await;
-    bulk.0.write_all(&frame(&[b'x'; 40_961]).prefixed()[..8]).await.unwrap();
-    assert_eq!(violation(&mut transport).await, CloseCode::MessageTooLarge);
+    // On the two streams that holds until there is a session, whatever was said on them.
+    for on_bulk in [false, true] {
+        for greeted in [false, true] {
+            let (mut transport, client) = gateway.meet("/v1/wt").await;
+            let (mut signal, mut bulk) = (client.open(HELLO).await, client.open(BULK).await);
+            assert_eq!(message(&mut transport).await.unwrap(), HELLO);
+            complete(&mut transport).await;
+            let stream = if on_bulk { &mut bulk.0 } else { &mut signal.0 };
+            if !greeted {
+                stream.write_all(&frame(&[b'x'; 40_961]).prefixed()[..8]).await.unwrap();
+                assert_eq!(violation(&mut transport).await, CloseCode::MessageTooLarge);
+                continue;
+            }
+            transport.greeted();
+            let whole = frame(&[b'x'; 40_961]).prefixed();
+            let writing = soon(stream.write_all(&whole));
+            let (written, heard) = tokio::join!(writing, message(&mut transport));
+            written.unwrap();
+            assert_eq!(heard.unwrap().len(), 40_961);
+        }
+    }
 }
 
 /// QUIC itself takes no more than a little of who is not greeted, read or not.
