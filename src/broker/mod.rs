@@ -39,6 +39,11 @@ pub use secret::SecretHash;
 pub const KEEP_EVERY: Duration = Duration::from_secs(20);
 /// See [`Broker::beat`].
 pub const BEAT_EVERY: Duration = Duration::from_secs(1);
+/// A beat that is not answered for this long is not waited for, as long as a store that is late counts
+/// as one that answers,
+pub const BEAT_PATIENCE: Duration = Duration::from_millis(1_300);
+/// and comes again after this.
+pub const BEAT_AGAIN: Duration = Duration::from_millis(100);
 
 /// The broker could not be reached, or could not answer in time. What it was asked may or may
 /// not have been applied; asking again is safe.

@@ -29,7 +29,8 @@
 //! it waits for a second, in which all who follow it read what there is, and begins a new epoch,
 //! unless that process is the same one started again with its file, or the room has moved. With
 //! replicas waited for, nothing is answered or heard that fewer of them have. It waits then, too, for
-//! another one may have taken over, but goes on in its epoch unless a node knows more.
+//! another one may have taken over, but goes on in its epoch unless a node knows more, or the process
+//! was never given anything by a master: that is no replica, but a master started again.
 
 mod address;
 mod board;
@@ -39,6 +40,7 @@ mod find;
 mod follow;
 mod keys;
 mod process;
+mod read;
 mod rooms;
 mod scripts;
 mod sessions;
@@ -60,7 +62,7 @@ use handover_protocol::wire::message::Positions;
 use handover_protocol::wire::{Epoch, ErrorCode, LogLane, PerLane, RoomName, SessionId};
 use redis::{FromRedisValue, Value};
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::{
     Author, Broker, Change, Done, News, ResumeError, Retired, RoomOp, RoomState, SecretHash,
@@ -75,12 +77,16 @@ use change::{Recorded, Roster, done, housekeeping, op_args, stands};
 pub use find::Keeper;
 use follow::Follow;
 use keys::RoomKeys;
+use read::READ_AT_ONCE;
 use rooms::{Rooms, Seen};
 use scripts::Scripts;
 use stored::{Fields, garbled};
 
 /// An answer that takes longer is not waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// After a loss, or when there may be one, those who know more of a room have this long to say so,
+/// and those who have members in it to come back.
+const HEED: Duration = Duration::from_millis(800);
 /// Between two tries while a room waits for those who know more of it.
 const HEED_PAUSE: Duration = Duration::from_millis(50);
 /// Sessions are kept this much longer than their resume window without a node that keeps them:
@@ -141,6 +147,8 @@ pub struct RedisBroker {
     clock: Clock,
     /// Held for a copy at a time.
     census: Mutex<Census>,
+    /// Rooms with more to read than fits one answer take turns.
+    reading: Semaphore,
     /// What this node goes by, and how many others go by something else.
     terms: String,
     at_odds: watch::Sender<usize>,
@@ -181,7 +189,7 @@ impl RedisBroker {
         let (terms, at_odds) = (terms(&options), watch::Sender::new(0));
         let Options { limits, resume_window, .. } = options;
         let (scripts, session_kept) = (Scripts::new(), resume_window + KEEP_MARGIN);
-        let census = Mutex::default();
+        let (census, reading) = (Mutex::default(), Semaphore::new(READ_AT_ONCE));
         let broker = RedisBroker {
             board,
             rooms,
@@ -194,6 +202,7 @@ impl RedisBroker {
             random,
             clock,
             census,
+            reading,
             terms,
             at_odds,
         };
@@ -302,43 +311,6 @@ impl RedisBroker {
             return Err(garbled("an answer"));
         }
         Ok(Some(Changed { answers, positions: Fields::of(last)?.standing()?, shift }))
-    }
-
-    async fn state(
-        &self,
-        now: Time,
-        room: &RoomName,
-        begin: Option<Epoch>,
-        after: PerLane<u64>,
-        held: Held,
-    ) -> Result<Option<RoomState>, Unavailable> {
-        let at = self.room_keys(room);
-        let fresh = begin.map_or_else(|| self.fresh(), Ok)?;
-        let (shift, mut args) = self.room_args(now, None, fresh, &at, held)?;
-        args.push(if begin.is_some() { "1" } else { "0" }.to_owned());
-        args.extend([after.signal.to_string(), after.bulk.to_string()]);
-        args.push(millis(ROOM_LINGER * 2).to_string());
-        let script = &self.scripts.load;
-        let state = self.board.script(at.slot, held, script, &at.keys, &args).await?;
-        if state == Value::Nil {
-            return Ok(None);
-        }
-        let mut fields = Fields::of(state)?;
-        let positions = fields.positions()?;
-        let mut marks = Vec::new();
-        let mut lane = |lane| {
-            let (entries, last) = fields.entries(room, lane, shift)?;
-            marks.extend(last.map(|last| (lane, last)));
-            Ok(entries)
-        };
-        let entries = PerLane { signal: lane(LogLane::Signal)?, bulk: lane(LogLane::Bulk)? };
-        if self.board.replicas == 0
-            || self.is_held(held)
-            || self.rooms.is_known(&at.channel, positions)
-        {
-            self.rooms.learn(&at.channel, positions, marks);
-        }
-        Ok(Some(RoomState { positions, entries }))
     }
 }
 

@@ -74,6 +74,8 @@ pub(super) struct LiveRoom {
     departed: Vec<PeerId>,
     /// Where members start in the life that has begun instead of one that was lost.
     opening: Option<Opening>,
+    /// Those whose joins were not answered by the store, since when, and may have been applied.
+    unanswered: HashMap<PeerId, (Author, Time)>,
     /// Snapshots that could not be had.
     owed: Vec<(Arc<Seat>, Slot, ResetReason)>,
     /// What members have to show by their tokens, and may not show yet.
@@ -101,6 +103,7 @@ impl LiveRoom {
             vacant_since: None,
             departed: Vec::new(),
             opening: None,
+            unanswered: HashMap::new(),
             owed: Vec::new(),
             unfixed: Vec::new(),
             marks: PerLane::default(),
@@ -220,7 +223,7 @@ impl LiveRoom {
             // Before it is loaded: nothing is missed in between.
             let news = self.shared.broker.follow(&self.name).await?;
             if news.is_some() {
-                // Whose node has died while nobody had the room is not shown to anybody.
+                // Whose node has died while nobody had the room is away by the time it is shown, or gone.
                 self.shared.broker.trim(self.shared.clock.now(), &self.name, None).await?;
             }
             self.news = news;
@@ -337,6 +340,7 @@ impl LiveRoom {
         let tidied = async {
             self.take_home().await?;
             self.keep_up().await?;
+            self.take_back(now).await?;
             if !self.seats.is_empty() {
                 return Ok(false);
             }

@@ -11,19 +11,16 @@ use tokio::sync::oneshot;
 
 use super::handle::{Command, RoomHandle};
 use super::{Router, Whereabouts};
-use crate::broker::{Author, BEAT_EVERY, KEEP_EVERY, Unavailable};
+use crate::broker::{Author, BEAT_AGAIN, BEAT_EVERY, BEAT_PATIENCE, KEEP_EVERY, Unavailable};
 use crate::telemetry::guarded;
 
 /// How long a room is asked for what cannot be left undone, and how far apart: longer than a store
 /// takes to fail over.
 const ASKED_FOR: Duration = Duration::from_secs(30);
 const ASK_AGAIN: Duration = Duration::from_millis(500);
-/// A beat that is not answered for this long is not waited for, and comes again before long.
-const BEAT_PATIENCE: Duration = Duration::from_millis(700);
-const BEAT_AGAIN: Duration = Duration::from_millis(100);
 /// An end that could not be is tried again after this long: whoever stays in its rooms for it is a
-/// member who never comes back.
-const END_AGAIN: Duration = Duration::from_secs(3);
+/// member who never comes back. So is telling rooms that somebody is away.
+const AGAIN: Duration = Duration::from_secs(3);
 /// Sessions whose absence is seen to at once.
 pub(super) const UNDER_WAY_MAX: usize = 256;
 /// A resume that has raised its session's generation has got to all rooms by then, or has failed:
@@ -188,6 +185,7 @@ impl Router {
     pub(super) async fn say_alive(self) {
         loop {
             // One that is not answered must not be the last that is heard before it counts as dead.
+            let asked = self.0.clock.now();
             let beaten = tokio::time::timeout(BEAT_PATIENCE, self.0.broker.beat());
             let beaten = tokio::select! {
                 () = self.0.stopping.cancelled() => break,
@@ -200,7 +198,9 @@ impl Router {
                     let _ = room.sender(LogLane::Signal).try_send(Command::Tidy);
                 }
             }
-            let pause = if beaten.is_some() { BEAT_EVERY } else { BEAT_AGAIN };
+            // A late answer makes the next beat no later.
+            let left = BEAT_EVERY.saturating_sub(self.0.clock.now().since(asked));
+            let pause = if beaten.is_some() { left } else { BEAT_AGAIN };
             tokio::select! {
                 () = self.0.stopping.cancelled() => break,
                 () = tokio::time::sleep(pause) => {}
@@ -225,18 +225,21 @@ impl Router {
         let mut sessions = self.0.sessions();
         // It may have come back meanwhile.
         if matches!(sessions.here.get(&session), Some(Whereabouts::Lost(..))) {
-            sessions.presence.handle_stuck(now, session, now + END_AGAIN);
+            sessions.presence.handle_stuck(now, session, now + AGAIN);
         }
     }
 
     async fn see_to(&self, due: Due, author: Author, rooms: Vec<RoomName>) {
         match due {
-            Due::Away(_) => {
+            Due::Away(session) => {
                 let told = rooms
                     .iter()
                     .map(|room| self.ask_until_done(room, |done| Command::Away(author, done)));
-                // Who has not learnt it by now is not told any more.
-                futures_util::future::join_all(told).await;
+                let told = futures_util::future::join_all(told).await;
+                if told.iter().any(Result::is_err) {
+                    let again = self.0.clock.now() + AGAIN;
+                    self.0.sessions().presence.handle_untold(session, again);
+                }
             }
             Due::Expired(session) => {
                 tracing::debug!(%session, "session expired");

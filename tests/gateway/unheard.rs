@@ -10,6 +10,7 @@ use super::cluster::health_says;
 use super::failover::say;
 use super::redis::RedisServer;
 use super::setup::{Member, Served, soon};
+use crate::process::Process;
 
 /// Two gateways on a Redis, the second of them by a way on which things can be lost, and a member
 /// on each.
@@ -170,6 +171,46 @@ async fn a_redis_that_answers_late_is_used_as_it_is() {
         assert_eq!(bob.expect("bulk", "message").await["body"], seq);
     }
     health_says(&nodes[1], "ok").await;
+}
+
+#[tokio::test]
+async fn who_dies_is_missed_by_a_gateway_whose_redis_is_late() {
+    let host = own_host();
+    let server = Server::on_port(host, 7000, &[]);
+    server.line().await;
+    let way = Way::open(host, 7001, 7000).await;
+    let late = Served::node(&format!("redis://{host}:7001")).await;
+    let dies = Process::with(tempfile::tempdir().unwrap(), &["--broker", &server.address]);
+    let mut bob = late.webtransport().await;
+    bob.join("r").await;
+    let mut ann = Member::websocket(dies.plain()).await;
+    ann.join("r").await;
+    bob.expect("signal", "member_joined").await;
+    way.delay(Duration::from_millis(800));
+    dies.signal("KILL");
+    // There is nobody else to find out.
+    assert_eq!(bob.expect("signal", "member_away").await["peer"], ann.peer);
+}
+
+#[tokio::test]
+async fn who_was_told_that_it_cannot_join_is_no_member_for_long() {
+    let Apart { nodes, way, members: [mut ann, _bob], server: _server } = Apart::start().await;
+    let mut cid = nodes[1].websocket().await;
+    // It is applied, and the answer does not come in time.
+    way.hold_at("applied all the same");
+    let metadata = json!({"it is": "applied all the same"});
+    let join = json!({"type": "join", "id": 7, "room": "r", "metadata": metadata});
+    cid.send("signal", join).await;
+    assert_eq!(cid.expect("signal", "error").await["code"], "unavailable");
+    way.release();
+    let mut told = Vec::new();
+    while !told.contains(&json!("member_left")) {
+        let event = ann.next("signal").await.expect("the connection has ended");
+        if event["peer"] == cid.peer {
+            told.push(event["type"].clone());
+        }
+    }
+    assert_eq!(told.first(), Some(&json!("member_joined")), "{told:?}");
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ pub struct Presence {
     ends: BTreeSet<(Time, SessionId)>,
     /// Who ends now because there are too many.
     surplus: BTreeSet<SessionId>,
-    /// Since when each is gone, and when it ends.
+    /// When each counts as away, and when it ends.
     lost: HashMap<SessionId, (Time, Time)>,
 }
 
@@ -44,9 +44,19 @@ impl Presence {
 
     /// A session lost its connection at `now`.
     pub fn handle_lost(&mut self, now: Time, session: SessionId) {
-        self.end_at(now, now + self.resume_window, session);
+        self.end_at(now + AWAY_AFTER, now + self.resume_window, session);
         if AWAY_AFTER < self.resume_window {
             self.aways.insert((now + AWAY_AFTER, session));
+        }
+    }
+
+    /// Not all rooms of a session could be told that it is away: that is due again at `again`.
+    pub fn handle_untold(&mut self, session: SessionId, again: Time) {
+        let Some((away, end)) = self.lost.get_mut(&session) else { return };
+        if again < *end {
+            self.aways.remove(&(*away, session));
+            self.aways.insert((again, session));
+            *away = again;
         }
     }
 
@@ -55,17 +65,17 @@ impl Presence {
         self.end_at(now, again, session);
     }
 
-    fn end_at(&mut self, lost: Time, end: Time, session: SessionId) {
+    fn end_at(&mut self, away: Time, end: Time, session: SessionId) {
         self.handle_back(session);
-        self.lost.insert(session, (lost, end));
+        self.lost.insert(session, (away, end));
         self.ends.insert((end, session));
     }
 
     /// A session has a connection again, or has ended: nothing more is due for it.
     pub fn handle_back(&mut self, session: SessionId) {
         self.surplus.remove(&session);
-        if let Some((lost, end)) = self.lost.remove(&session) {
-            self.aways.remove(&(lost + AWAY_AFTER, session));
+        if let Some((away, end)) = self.lost.remove(&session) {
+            self.aways.remove(&(away, session));
             self.ends.remove(&(end, session));
         }
     }
@@ -129,6 +139,27 @@ mod tests {
         assert_eq!(presence.poll_timeout(), Some(at(130)));
         assert_eq!(presence.poll_due(at(200)), Some(Due::Expired(session)));
         assert_eq!((presence.poll_due(at(999)), presence.poll_timeout()), (None, None));
+    }
+
+    #[test]
+    fn who_could_not_be_shown_away_is_shown_so_later() {
+        let session = SessionId::parse("s").unwrap();
+        let mut presence = Presence::new(Duration::from_secs(120));
+        presence.handle_untold(session, at(5));
+        assert_eq!(presence.poll_timeout(), None, "nobody is lost");
+        presence.handle_lost(at(10), session);
+        assert_eq!(presence.poll_due(at(12)), Some(Due::Away(session)));
+        presence.handle_untold(session, at(45));
+        presence.handle_untold(session, at(46));
+        assert_eq!((presence.poll_due(at(45)), presence.poll_timeout()), (None, Some(at(46))));
+        assert_eq!(presence.poll_due(at(46)), Some(Due::Away(session)));
+        presence.handle_untold(session, at(130));
+        assert_eq!(presence.poll_timeout(), Some(at(130)));
+        assert_eq!(presence.poll_due(at(130)), Some(Due::Expired(session)), "its end says it all");
+        presence.handle_lost(at(200), session);
+        presence.handle_untold(session, at(240));
+        presence.handle_back(session);
+        assert_eq!(presence.poll_timeout(), None);
     }
 
     #[test]

@@ -105,6 +105,27 @@ async fn whom_no_node_has_any_more_is_no_member_for_ever() {
 }
 
 #[tokio::test]
+async fn whose_node_dies_before_anybody_sees_it_is_no_member_for_ever() {
+    let (here, there) = Nodes::with::<Redis>(limits(GENEROUS), &["ann", "bob"]).await;
+    let at_first = |node: &Node| Node { now: at(0), room: room(), ..node.clone() };
+    let (here, there) = (at_first(&here), at_first(&there));
+    here.join(author("bob")).await.unwrap();
+    let mut line = server(&here).line().await;
+    let mut is_swept = async || {
+        let asked = format!("HGET {} swept", key("meta"));
+        handover_redis_servers::ask(&mut line, &asked).await != ::redis::Value::Nil
+    };
+    while !is_swept().await {
+        here.broker.beat().await.unwrap();
+        here.broker.trim(here.now, &here.room, None).await.unwrap();
+        tokio::time::sleep(crate::broker::BEAT_EVERY / 4).await;
+    }
+    // It has begun since, and dies before the room is looked at again.
+    there.join(author("ann")).await.unwrap();
+    look_after(&here, 0, |members| members.iter().any(|member| member.away)).await;
+}
+
+#[tokio::test]
 async fn everything_about_a_room_goes_by_itself_one_day() {
     let (here, there) = Nodes::joined::<Redis>(limits(GENEROUS), &["ann", "bob"]).await;
     here.append(author("ann"), LogLane::Bulk, 1).await;

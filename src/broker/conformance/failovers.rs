@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use handover_redis_servers::{Cluster, Sentinels, Server, Way, ask, own_host, until};
 
 use super::losses::{hear_of, key, send_as, send_on};
+use super::replicas::with_replica;
 use super::server::nodes;
 use super::*;
 use crate::broker::News;
@@ -189,6 +190,20 @@ async fn a_failover_in_a_cluster_is_a_new_epoch_for_its_rooms() {
     assert_eq!(appended(send_on(&three.late, 3).await).epoch, entry.epoch);
 }
 
+#[tokio::test]
+async fn sentinels_that_are_far_away_are_found() {
+    let sentinels = Sentinels::start(1).await;
+    let (_, host) = sentinels.master.address.split_once("//").unwrap();
+    let host = host.split(':').next().unwrap();
+    let way = Way::open(host.parse().unwrap(), 26_100, 26_000).await;
+    // It takes two answers: who it is that is there, and who is the master.
+    way.delay(Duration::from_millis(400));
+    let address = format!("redis-sentinel://{host}:26100/main");
+    let found = tokio::time::timeout(Duration::from_secs(30), Three::on(&address));
+    let three = found.await.expect("nobody says which redis to write to");
+    assert_eq!(appended(send_on(&three.here, 1).await).epoch, epoch("first"));
+}
+
 /// A Redis that keeps a file of all it does.
 fn with_file(host: std::net::Ipv4Addr) -> Server {
     Server::on_port(host, 7000, &["--appendonly", "yes", "--appendfsync", "everysec"])
@@ -260,6 +275,21 @@ async fn one_that_is_started_again_with_an_older_copy_is_a_new_epoch() {
     let entry = appended(send_as(&three.late, author("bob"), 1).await);
     assert_ne!(entry.epoch, lost.epoch);
     assert_eq!(three.read_here().await.positions.epoch, entry.epoch);
+}
+
+#[tokio::test]
+async fn one_that_is_started_again_with_an_older_copy_is_none_that_was_a_replica() {
+    let (mut server, _replica) = with_replica().await;
+    let mut line = server.line().await;
+    let three = Three::waiting_for(1, &server.address).await;
+    send_on(&three.here, 1).await;
+    ask(&mut line, "SAVE").await;
+    let lost = appended(send_on(&three.here, 2).await);
+    server.kill();
+    server.start_again();
+    // She has heard of nothing that was lost, and nobody else asks.
+    let entry = appended(send_as(&three.late, author("bob"), 1).await);
+    assert_ne!(entry.epoch, lost.epoch);
 }
 
 #[tokio::test]

@@ -131,3 +131,23 @@ async fn who_does_not_listen_any_more_is_not_subscribed() {
     drop(again);
     are(0).await;
 }
+
+#[tokio::test]
+async fn a_long_log_is_read_on_a_slow_way() {
+    let host = own_host();
+    let server = Server::on_port(host, 7000, &[]);
+    server.line().await;
+    let way = Way::open(host, 7001, 7000).await;
+    let long = limits(Retention { bytes: 16 << 20, ..GENEROUS });
+    let [here] = nodes(&server.address, long, 0).await;
+    let [there] = nodes(&format!("redis://{host}:7001"), long, 0).await;
+    let (here, there, _news) = following([here, there.clone()]).await;
+    let body = format!("\"{}\"", "x".repeat(60_000));
+    for seq in 1..=64 {
+        here.ask(author("ann"), here.message(LogLane::Bulk, seq, &body)).await.unwrap();
+    }
+    // In pieces of 64 kB at the most, one after another: all of it takes longer than an answer may.
+    way.delay(Duration::from_millis(60));
+    let state = there.load("late").await;
+    assert_eq!(offsets(&state, LogLane::Bulk), Vec::from_iter(1..=64));
+}

@@ -162,6 +162,11 @@ local function enter(peer, event, cost, user, metadata, is_back)
   shows(#metadata)
   redis.call('HDEL', past, 'x:' .. peer)
   at_home(peer)
+  local swept = redis.call('HGET', meta, 'swept')
+  if swept and not (' ' .. swept .. ' '):find(' ' .. ARGV[12] .. ' ', 1, true) then
+    -- Its node is new: dead by the next look, it would have been on no list that anybody saw.
+    redis.call('HDEL', meta, 'swept')
+  end
   look_after()
   return line
 end

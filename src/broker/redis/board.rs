@@ -18,7 +18,7 @@ use super::address::Place;
 use super::follow::Follow;
 use super::keys::SLOTS;
 use super::process::Process;
-use super::{PATIENCE, Shift};
+use super::{HEED, PATIENCE, Shift};
 use crate::broker::Unavailable;
 
 /// Rooms asked to follow at once, of one shard.
@@ -46,8 +46,9 @@ impl Script {
 
     /// One about a room's log, which begins with `room.lua`.
     pub(super) fn about_log(text: &str) -> Script {
-        let room = include_str!("room.lua");
-        Script { is_about_log: true, ..Script::new(&[room, text].concat()) }
+        let heed = format!("local heed = {}\n", HEED.as_micros());
+        let text = [&heed, include_str!("room.lua"), text].concat();
+        Script { is_about_log: true, ..Script::new(&text) }
     }
 
     /// Adds a call: by its name, or by its text where it is not known yet.

@@ -13,10 +13,16 @@ use super::keys::{NODES, TERMS, nodes_slot, session_keys};
 use super::sessions::AT_ONCE;
 use super::stored::garbled;
 use super::{Options, RedisBroker, millis};
-use crate::broker::{Author, BEAT_EVERY, Unavailable};
+use crate::broker::{Author, BEAT_AGAIN, BEAT_EVERY, BEAT_PATIENCE, Unavailable};
 
 /// A node that has said nothing for this long is dead.
 const NODE_SILENCE_MAX: Duration = Duration::from_secs(3);
+
+// One beat that gets lost is not the end: the next one is there in time, however late.
+const _: () = {
+    let again = BEAT_PATIENCE.as_millis() * 2 + BEAT_AGAIN.as_millis();
+    assert!(again < NODE_SILENCE_MAX.as_millis());
+};
 
 /// What this node knows of the others.
 #[derive(Default)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::future::{BoxFuture, FutureExt, OptionFuture, join_all};
+use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::FuturesUnordered;
 use handover_protocol::time::Time;
 use redis::aio::MultiplexedConnection;
@@ -19,21 +19,33 @@ use super::board::{Board, Map, Shard};
 use super::follow::Subscription;
 use super::keys::SLOTS;
 use super::rooms::Rooms;
+use super::{HEED, PATIENCE};
 use crate::clock::Clock;
 
 /// Who has which slots is asked this often, and when there is reason to doubt it.
-const LOOK_EVERY: Duration = Duration::from_millis(1_000);
-/// Whoever is asked has this long to answer.
-const LOOK_PATIENCE: Duration = Duration::from_millis(500);
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// Whoever is asked has this long to answer. Nobody else waits for that.
+const LOOK_PATIENCE: Duration = Duration::from_millis(1_300);
+
+// Those who know more than a new master have found it in time to say so: with half a second left to
+// connect and to read in.
+const _: () = assert!(LOOK_EVERY.as_millis() + 500 <= HEED.as_millis());
 
 /// Slots, first and last, and where they are.
 type Ranges = Vec<(u16, u16, Place)>;
 
-/// Connections to those who are asked, kept.
-type Told = HashMap<Place, MultiplexedConnection>;
+/// One of those who are asked.
+#[derive(Default)]
+struct Told {
+    /// The connection to it is kept.
+    line: Option<MultiplexedConnection>,
+    is_asked: bool,
+    /// What it last said, with its epoch, unless it did not answer then.
+    said: Option<(u64, Ranges)>,
+}
 
-/// The connections, and what was said most recently, with its epoch.
-type Found = (Told, Option<(u64, Ranges)>);
+/// What came of asking one of them.
+type Answer = (Place, Option<(MultiplexedConnection, u64, Ranges)>);
 
 /// Older news of who has which slots are believed when there were no others for this long:
 /// sentinels can be set up anew.
@@ -93,8 +105,8 @@ impl Keeper {
     async fn keep(self) {
         let address = Arc::new(self.address.clone());
         let mut subscriptions: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
-        let mut told = Told::new();
-        let mut look: Option<BoxFuture<'static, Found>> = None;
+        let mut told: HashMap<Place, Told> = HashMap::new();
+        let mut asked: FuturesUnordered<BoxFuture<'static, Answer>> = FuturesUnordered::new();
         let mut believed = Believed::default();
         let mut tick = tokio::time::interval(LOOK_EVERY);
         let mut is_lost = false;
@@ -104,15 +116,20 @@ impl Keeper {
         loop {
             tokio::select! {
                 Some(()) = subscriptions.next(), if !subscriptions.is_empty() => {}
-                Some((kept, found)) = OptionFuture::from(look.as_mut()) => {
-                    look = None;
-                    told = kept;
-                    if found.is_none() && !is_lost {
+                Some((place, answer)) = asked.next(), if !asked.is_empty() => {
+                    let (line, said) = match answer {
+                        Some((line, epoch, ranges)) => (Some(line), Some((epoch, ranges))),
+                        None => (None, None),
+                    };
+                    told.insert(place, Told { line, is_asked: false, said });
+                    // Whoever is silent keeps nobody from hearing those who are not.
+                    let newest = newest(&self.places(), &told);
+                    if newest.is_none() && asked.is_empty() && !is_lost {
                         tracing::warn!("nobody says which redis to write to; asking on");
                     }
-                    is_lost = found.is_none();
+                    is_lost = newest.is_none() && (is_lost || asked.is_empty());
                     // Those who say so may be parted from who knows better.
-                    if let Some((_, ranges)) = found.filter(|(epoch, _)| believed.takes(self.clock.now(), *epoch)) {
+                    if let Some((_, ranges)) = newest.filter(|(epoch, _)| believed.takes(self.clock.now(), *epoch)) {
                         self.learn(ranges, &mut subscriptions);
                     }
                 }
@@ -121,14 +138,32 @@ impl Keeper {
                         _ = tick.tick() => {}
                         () = self.board.outdated.notified() => {}
                     }
-                }, if look.is_none() && address.way != Way::Direct => {
-                    let map = self.board.map.borrow().clone();
-                    let places = map.shards().map(|shard| shard.place.clone());
-                    let known = places.collect::<Vec<_>>();
-                    look = Some(find(address.clone(), known, std::mem::take(&mut told)).boxed());
+                }, if address.way != Way::Direct => {
+                    let places = self.places();
+                    // Who is not asked any more may have another address by now.
+                    told.retain(|place, told| told.is_asked || places.contains(place));
+                    for place in places {
+                        let told = told.entry(place.clone()).or_default();
+                        if !std::mem::replace(&mut told.is_asked, true) {
+                            asked.push(ask(address.clone(), place, told.line.take()).boxed());
+                        }
+                    }
                 }
             }
         }
+    }
+
+    /// Those who are asked: whom the setting names, and in a cluster every master.
+    fn places(&self) -> Vec<Place> {
+        let mut places = self.address.seeds.clone();
+        if self.address.way == Way::Cluster {
+            for shard in self.board.map.borrow().shards() {
+                if !places.contains(&shard.place) {
+                    places.push(shard.place.clone());
+                }
+            }
+        }
+        places
     }
 
     fn learn(&self, ranges: Ranges, subscriptions: &mut FuturesUnordered<BoxFuture<'static, ()>>) {
@@ -183,49 +218,44 @@ impl Drop for Fault {
     }
 }
 
-/// What most recently was agreed on, of all who answer in time.
-async fn find(address: Arc<Address>, known: Vec<Place>, mut told: Told) -> Found {
-    let mut places = address.seeds.clone();
-    if address.way == Way::Cluster {
-        places.extend(known.into_iter().filter(|place| !address.seeds.contains(place)));
-        places.dedup();
-    }
-    let asked = places.into_iter().map(|place| {
-        let (address, line) = (&address, told.remove(&place));
-        async move {
-            let answer = timeout(LOOK_PATIENCE, ask(address, &place, line)).await;
-            answer.ok().flatten().map(|(line, epoch, ranges)| (place, line, epoch, ranges))
-        }
-    });
-    let answers = join_all(asked).await;
-    let mut newest: Option<(u64, Ranges)> = None;
-    for (place, line, epoch, ranges) in answers.into_iter().flatten() {
-        told.insert(place, line);
-        if newest.as_ref().is_none_or(|(newest, _)| epoch > *newest) && !ranges.is_empty() {
-            newest = Some((epoch, ranges));
-        }
-    }
-    (told, newest)
+/// What most recently was agreed on, of all that was said; of those who say the same, the first.
+fn newest(places: &[Place], told: &HashMap<Place, Told>) -> Option<(u64, Ranges)> {
+    let said = places.iter().filter_map(|place| told.get(place)?.said.as_ref());
+    let said = said.filter(|(_, ranges)| !ranges.is_empty());
+    let newest = said.reduce(|newest, said| if said.0 > newest.0 { said } else { newest });
+    newest.cloned()
+}
+
+/// Asks one of them. It takes a few round trips to connect, once: they have the time that
+/// connections to a Redis have, and what is asked has its own.
+async fn ask(address: Arc<Address>, place: Place, line: Option<MultiplexedConnection>) -> Answer {
+    let line = match line {
+        Some(line) => Some(line),
+        None => timeout(PATIENCE, connect(&address, &place)).await.ok().flatten(),
+    };
+    let answer = match line {
+        Some(line) => timeout(LOOK_PATIENCE, question(&address, &place, line)).await,
+        None => Ok(None),
+    };
+    (place, answer.ok().flatten())
+}
+
+async fn connect(address: &Address, place: &Place) -> Option<MultiplexedConnection> {
+    let is_sentinel = matches!(address.way, Way::Sentinel(_));
+    let client = if is_sentinel { address.sentinel(place) } else { address.client(place) };
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(PATIENCE))
+        .set_response_timeout(Some(LOOK_PATIENCE));
+    let opened = client.ok()?.get_multiplexed_async_connection_with_config(&config).await;
+    opened.inspect_err(|error| tracing::debug!(%place, %error, "no answer")).ok()
 }
 
 /// What one of them says, and under which epoch of their own.
-async fn ask(
+async fn question(
     address: &Address,
     place: &Place,
-    line: Option<MultiplexedConnection>,
+    mut line: MultiplexedConnection,
 ) -> Option<(MultiplexedConnection, u64, Ranges)> {
-    let is_sentinel = matches!(address.way, Way::Sentinel(_));
-    let mut line = match line {
-        Some(line) => line,
-        None => {
-            let client = if is_sentinel { address.sentinel(place) } else { address.client(place) };
-            let config = AsyncConnectionConfig::new()
-                .set_connection_timeout(Some(LOOK_PATIENCE))
-                .set_response_timeout(Some(LOOK_PATIENCE));
-            let opened = client.ok()?.get_multiplexed_async_connection_with_config(&config).await;
-            opened.inspect_err(|error| tracing::debug!(%place, %error, "no answer")).ok()?
-        }
-    };
     let (epoch, ranges) = match &address.way {
         Way::Sentinel(name) => {
             // While it leads a failover it tells the new epoch with the old address in the first

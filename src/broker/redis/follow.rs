@@ -190,7 +190,8 @@ impl Subscription {
         let asked = Process::ask(plain.clone()).await?;
         // Where replicas are waited for, those that were have everything. Of the others nobody can
         // tell: it goes on with what it has, unless somebody knows more.
-        let process = Process { goes_on: asked.goes_on || self.board.replicas > 0, ..asked };
+        let has_all = asked.was_fed && self.board.replicas > 0;
+        let process = Process { goes_on: asked.goes_on || has_all, ..asked };
         self.shard.opened(Lines::new(number, plain, waiting, process));
         Ok(standing)
     }

@@ -21,8 +21,11 @@ pub(super) struct Process {
     pub(super) name: String,
     /// It has never been a replica, and writes all that it does to a file before it answers: what
     /// it found at its start is all there was, unless the machine had stopped, or its disk was behind.
-    /// Or as many replicas have what is answered as have to.
     pub(super) goes_on: bool,
+    /// It has been given something by a master: as much as was answered, where replicas are waited
+    /// for. A master that was started again with an older copy has not, though it may call itself by
+    /// the history that it finds in there.
+    pub(super) was_fed: bool,
 }
 
 impl Process {
@@ -32,7 +35,7 @@ impl Process {
         static TOLD: AtomicBool = AtomicBool::new(false);
         let asked = bounded(async {
             let mut question = redis::cmd("INFO");
-            question.arg("server").arg("replication").arg("persistence");
+            question.arg(&["server", "replication", "persistence", "stats"]);
             match question.query_async::<String>(&mut line).await {
                 // It will say so when it has read its file.
                 Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading) => {
@@ -63,7 +66,8 @@ impl Process {
         let common = field("master_replid2");
         let was_replica = common.is_none_or(|common| common.bytes().any(|digit| digit != b'0'));
         let goes_on = !was_replica && field("aof_enabled") == Some("1");
-        Some(Process { name, goes_on })
+        let fed = field("total_net_repl_input_bytes").and_then(|bytes| bytes.parse::<u64>().ok());
+        Some(Process { name, goes_on, was_fed: fed.is_some_and(|bytes| bytes > 0) })
     }
 }
 
@@ -78,11 +82,16 @@ mod tests {
             let replication = format!("master_replid:77\r\nmaster_replid2:{replid2}\r\n");
             Process::read(&format!("run_id:{run}\r\n{replication}aof_enabled:{aof}\r\n"))
         };
-        let process = |goes_on| Some(Process { name: "0123456789abcdef".to_owned(), goes_on });
+        let name = || "0123456789abcdef".to_owned();
+        let process = |goes_on| Some(Process { name: name(), goes_on, was_fed: false });
         assert_eq!(told("000000", "1"), process(true));
         assert_eq!(told("000700", "1"), process(false));
         assert_eq!(told("000000", "0"), process(false));
         assert_eq!(Process::read("run_id:0123456789abcdef0123"), process(false));
         assert_eq!(Process::read("master_replid2:000000\r\naof_enabled:1\r\n"), None);
+        for (bytes, was_fed) in [("0", false), ("17", true)] {
+            let told = format!("run_id:{}\r\ntotal_net_repl_input_bytes:{bytes}\r\n", name());
+            assert_eq!(Process::read(&told).unwrap().was_fed, was_fed);
+        }
     }
 }

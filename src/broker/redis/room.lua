@@ -15,9 +15,8 @@ local meta, members, past = KEYS[1], KEYS[2], KEYS[5]
 local log = { s = KEYS[3], b = KEYS[4] }
 local now = tonumber(ARGV[1])
 local process, forebears = ARGV[#ARGV - 1], ARGV[#ARGV]
--- After a loss, or when there may be one, those who know more of the room have this long to say
--- so, and those who have members in it to come back; in microseconds.
-local heed = 800000
+-- Before this stands `heed`: after a loss, or when there may be one, those who know more of the room
+-- have this long to say so, and those who have members in it to come back; in microseconds.
 local epoch = redis.call('HGET', meta, 'epoch')
 
 local function text(number)
@@ -97,8 +96,8 @@ local is_unsure = false
 
 -- Another process than the one that the room was with may have less of it than was answered. One
 -- that was started again with its file has everything, unless its machine had stopped: then some
--- node knows, and says so in time. So it is where replicas are waited for: another one may have taken
--- over than had what was answered. Of any other nobody may know: the room begins anew once all have
+-- node knows, and says so in time. So it is with a replica, where those are waited for: another one
+-- may have taken over than had what was answered. Of any other nobody may know: the room begins anew once all have
 -- read what there is.
 local function recognise()
   local at, next, due, lost = unpack(redis.call('HMGET', meta, 'at', 'next', 'due', 'lost'))

@@ -98,6 +98,12 @@ impl LiveRoom {
                 {
                     return self.owed.push((seat, slot, reason));
                 }
+                if let (Err(Refusal { code: ErrorCode::Unavailable, .. }), Asked::Join { .. }) =
+                    (&result, &asked)
+                {
+                    let at = self.shared.clock.now();
+                    self.unanswered.insert(seat.author.peer, (seat.author, at));
+                }
                 let outcome = match result {
                     Ok(done) => self.outcome(log, &seat, slot, asked, done),
                     Err(refusal) => Some(refused(log, about, refusal)),

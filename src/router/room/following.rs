@@ -8,10 +8,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use handover_protocol::room::entry::{Entry, Event};
 use handover_protocol::room::{Refusal, Sent, Snapshot};
 use handover_protocol::session::{RoomLog, Slot};
+use handover_protocol::time::Time;
 use handover_protocol::wire::message::{LeaveReason, Member, Positions};
 use handover_protocol::wire::{LogLane, PeerId, PerLane};
 
@@ -25,6 +27,8 @@ use crate::router::seat::Seat;
 
 /// Members seen to in one script: as many as are asked for in a batch, or so.
 const AT_ONCE: usize = 64;
+/// Whoever was told that a join cannot be stored asks again by then, or does without.
+const ASKED_AGAIN_WITHIN: Duration = Duration::from_secs(5);
 /// News taken in at once.
 const HEARD_MAX: usize = 256;
 
@@ -207,6 +211,23 @@ impl LiveRoom {
                     self.replaced(author.peer, author.generation + 1);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Takes those out who joined though they were told that they cannot, and have not asked again.
+    pub(super) async fn take_back(&mut self, now: Time) -> Result<(), Unavailable> {
+        let seats = &self.seats;
+        self.unanswered.retain(|peer, _| !seats.contains_key(peer));
+        let late = self.unanswered.values().filter(|(_, at)| now.since(*at) > ASKED_AGAIN_WITHIN);
+        let leave = |author| RoomOp { author, change: Change::Leave(LeaveReason::Left) };
+        let late: Vec<RoomOp> = late.map(|(author, _)| leave(*author)).take(AT_ONCE).collect();
+        if late.is_empty() {
+            return Ok(());
+        }
+        self.apply(late.clone()).await?;
+        for RoomOp { author, .. } in late {
+            self.unanswered.remove(&author.peer);
         }
         Ok(())
     }
