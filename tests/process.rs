@@ -51,10 +51,16 @@ impl Process {
 
     /// In this directory, with these flags; on ports of the system's where they do not say.
     pub fn with(dir: TempDir, flags: &[&str]) -> Self {
+        Self::in_environment(dir, flags, &[])
+    }
+
+    /// The same with these variables.
+    pub fn in_environment(dir: TempDir, flags: &[&str], variables: &[(&str, &str)]) -> Self {
         let listeners = PORTS_OF_THE_SYSTEM.chunks(2).filter(|pair| !flags.contains(&pair[0]));
         let mut child = handover(dir.path(), &["serve"])
             .args(listeners.flatten())
             .args(flags)
+            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

@@ -146,7 +146,7 @@ async fn who_takes_too_long_to_say_what_is_wanted_is_cut() {
     waiting.spawn(async move {
         soon(silent.closed()).await;
     });
-    served.is_well().await;
+    assert_eq!(served.serves().await, 0, "turned away meanwhile");
     waiting.join_all().await;
     served.is_well().await;
 }

@@ -383,3 +383,45 @@ async fn that_there_is_no_redis_is_in_the_log() {
     redis.launch();
     node.logged("redis answers", 1);
 }
+
+#[tokio::test]
+async fn a_session_of_before_there_were_keys_does_not_go_on_at_a_node_that_has_them() {
+    let (redis, dir) = (RedisServer::start(), tempfile::tempdir().unwrap());
+    let open = Served::node(&redis.address).await;
+    let secret_file = Some(secret_file(&dir, "secret", SECRET));
+    let keyed = Served::with(|config| {
+        config.broker = BrokerPlace::parse(&redis.address).unwrap();
+        config.auth = Some(Auth { secret_file, ..Auth::default() });
+    });
+    let keyed = keyed.await;
+    soon(keyed.gateway.ready()).await;
+    for mut ann in [open.websocket().await, open.webtransport().await] {
+        let joined = ann.join("r").await;
+        let resume = json!({
+            "session": ann.welcome["session"], "secret": ann.welcome["secret"],
+            "rooms": {"r": {"epoch": joined["epoch"], "signal": joined["signal"], "bulk": 0}},
+        });
+        let hello = json!({"type": "hello", "version": 1, "resume": resume});
+        let mut with_token = hello.clone();
+        with_token["token"] = json!(Signer::secret().sign(None, &claims("ann")));
+        for mut moved in [
+            Member::over_websocket(keyed.plain()).await,
+            Member::over_webtransport(keyed.secure()).await,
+        ] {
+            // Nobody's session does not become somebody's, either.
+            moved.send("signal", with_token.clone()).await;
+            assert_eq!(moved.expect("signal", "error").await["code"], "forbidden");
+            moved.send("signal", hello.clone()).await;
+            assert_eq!(moved.expect("signal", "error").await["code"], "unauthorized");
+            assert_eq!(moved.closed().await, 4501);
+        }
+        // Where it is, it notices nothing, and there it can be resumed.
+        ann.answers().await;
+        let mut back = Member::over_webtransport(open.secure()).await;
+        back.send("signal", hello).await;
+        assert_eq!(back.expect("signal", "welcome").await["resumed"], true);
+        assert_eq!(ann.closed().await, 4504);
+        back.send("signal", json!({"type": "bye"})).await;
+        back.bye().await;
+    }
+}

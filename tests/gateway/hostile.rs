@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::setup::{dial_websocket, dial_webtransport, over_tls, soon};
+use super::setup::{Member, dial_websocket, dial_webtransport, over_tls, soon};
 use super::siege::Besieged;
 
 #[tokio::test]
@@ -124,40 +124,47 @@ async fn a_flood_of_control_frames_and_nothings_drowns_nobody() {
 
 #[tokio::test]
 async fn a_flood_of_datagrams_drowns_nobody() {
-    let served = Besieged::start(&[]).await;
+    let served = Besieged::start(&["limits.messages_per_s=100"]).await;
     let mut flooding = served.webtransport().await;
     flooding.join("room").await;
     let (_endpoint, unheard) = dial_webtransport(Ipv4Addr::LOCALHOST, served.secure()).await;
     let fit = json!({"type": "ephemeral", "room": "room", "body": 1}).to_string();
-    for n in 0..20_000 {
-        // What fits, what does not parse, and what is nothing.
-        let datagram = match n % 3 {
-            0 => Bytes::from(fit.clone()),
-            1 => Bytes::from_static(b"{\"type\":"),
-            _ => Bytes::new(),
-        };
-        // Beyond what the sender's own stack holds the oldest are dropped there.
-        let session = flooding.session().unwrap();
-        if session.send_datagram(datagram.clone()).is_err() {
+    // In bytes of what they carry.
+    let received = || served.metric("handover_received_bytes_total{transport=\"webtransport\"");
+    let (before, mut sent) = (received(), 0);
+    let is_closed = |member: &Member| member.session().unwrap().close_reason().is_some();
+    // Until it is closed for them.
+    for round in 0.. {
+        assert!(round < 200, "it is never closed");
+        // No more at once than the gateway holds: beyond that the oldest are lost.
+        for n in 0..600 {
+            // What fits, what does not parse, and what is nothing.
+            let datagram = match n % 3 {
+                0 => Bytes::from(fit.clone()),
+                1 => Bytes::from_static(b"{\"type\":"),
+                _ => Bytes::new(),
+            };
+            // Before a greeting they are for nobody.
+            let _ = unheard.send_datagram(datagram.clone());
+            let bytes = datagram.len() as u64;
+            let was_sent = flooding.session().unwrap().send_datagram(datagram).is_ok();
+            sent += if was_sent { bytes } else { 0 };
+        }
+        // At least half of them are looked at.
+        soon(async {
+            while received() - before < sent / 2 && !is_closed(&flooding) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        if is_closed(&flooding) {
             break;
         }
-        // Before a greeting they are for nobody.
-        let _ = unheard.send_datagram(datagram);
-        if n % 64 == 0 {
-            tokio::task::yield_now().await;
-        }
     }
-    // Those that were read and could not be, and those that came too fast.
-    let arrived = || {
-        served.metric("handover_datagrams_undecodable_total")
-            + served.metric_with("handover_refusals_total{", "rate_limited")
-    };
-    soon(async {
-        while arrived() < 1_000 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    while let Some(said) = flooding.next("signal").await {
+        assert!(said["type"] != "close" || said["code"] == 4004, "{said}");
+    }
+    assert_eq!(served.metric_with("handover_connection_ends_total{", "rate_limited"), 1);
     served.is_well().await;
 }
 
@@ -177,9 +184,9 @@ async fn asks_without_end(stream: impl AsyncRead + AsyncWrite) -> usize {
     answers
 }
 
-#[tokio::test]
-async fn a_flood_of_requests_drowns_nobody() {
-    let served = Besieged::start(&[]).await;
+/// Eight that ask without end, half of them by TLS, and those who behave meanwhile: how often they were
+/// turned away.
+pub async fn requests(served: &Besieged) -> usize {
     let (plain, secure) = (served.plain(), served.secure());
     let (ended, mut ends) = mpsc::unbounded_channel();
     let mut floods = JoinSet::new();
@@ -195,14 +202,22 @@ async fn a_flood_of_requests_drowns_nobody() {
             }
         });
     }
+    let mut refused = 0;
     for _ in 0..3 {
-        served.is_well().await;
+        refused += served.serves().await;
     }
     for _ in 0..16 {
         let answers = soon(ends.recv()).await.unwrap();
         assert!(answers <= 100, "{answers} answers on one connection");
     }
     floods.shutdown().await;
+    refused
+}
+
+#[tokio::test]
+async fn a_flood_of_requests_drowns_nobody() {
+    let served = Besieged::start(&[]).await;
+    assert_eq!(requests(&served).await, 0, "turned away meanwhile");
     served.is_well().await;
 }
 

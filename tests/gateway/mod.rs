@@ -1,7 +1,9 @@
 //! The gateway in this process, met over real sockets by clients without any cleverness.
 
 mod amplification;
+mod as_shipped;
 mod balancer;
+mod begun;
 mod bounds;
 mod certificates;
 mod cluster;

@@ -247,18 +247,22 @@ impl Member {
         Self::on_session(endpoint, session).await.greeted().await
     }
 
-    /// One that comes again where QUIC turns it away, as clients do.
-    pub async fn patient(to: SocketAddr) -> Self {
+    /// One that comes again where QUIC turns it away, as clients do, and how often that was.
+    pub async fn patient(to: SocketAddr) -> (Self, usize) {
         let endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let mut refused = 0;
         let session = loop {
             match session_on(&endpoint, any_certificate(), to, "").await {
                 Ok(session) => break session,
                 Err(quinn::ConnectionError::ConnectionClosed(close))
-                    if close.error_code == quinn::TransportErrorCode::CONNECTION_REFUSED => {}
+                    if close.error_code == quinn::TransportErrorCode::CONNECTION_REFUSED =>
+                {
+                    refused += 1;
+                }
                 Err(error) => panic!("{error}"),
             }
         };
-        Self::on_session(endpoint, session).await
+        (Self::on_session(endpoint, session).await, refused)
     }
 
     async fn on_session(endpoint: quinn::Endpoint, session: Session) -> Self {

@@ -149,5 +149,7 @@ async fn more_handshakes_than_allowed_prove_their_address_and_are_turned_away_or
     let [first, second, third, fourth] =
         [1, 2, 3, 4].map(|last| over_tls_from(Ipv4Addr::new(127, 0, 2, last), served.secure()));
     tokio::join!(first, second, third, fourth);
-    served.is_well().await;
+    // Who behaves waits for a turn as well.
+    served.serves().await;
+    served.has_given_back().await;
 }

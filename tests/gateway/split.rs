@@ -16,8 +16,9 @@ const SEND: &str =
 const PING: &str = r#"{"type":"ping","id":987654321}"#;
 /// Only the answer to the last message has this in it.
 const LAST: &str = "987654321";
-/// Connections at once.
-const AT_ONCE: usize = 32;
+/// Connections at once: each looks the system's table of connections through, which is long while a crowd
+/// comes beside, and has ten seconds for its request.
+const AT_ONCE: usize = 6;
 
 async fn whoever_is_first(tasks: &mut JoinSet<()>, at_most: usize) {
     while tasks.len() > at_most {
@@ -90,7 +91,7 @@ async fn on_webtransport_streams() {
             }
             hears(&mut recv, LAST).await;
         });
-        whoever_is_first(&mut tasks, AT_ONCE / 2).await;
+        whoever_is_first(&mut tasks, AT_ONCE * 2).await;
     }
     whoever_is_first(&mut tasks, 0).await;
     served.is_well().await;
