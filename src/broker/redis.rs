@@ -520,7 +520,7 @@ impl Broker for RedisBroker {
         let shift = self.board.shard(self.room_keys(room).slot)?.shift();
         let (living, listed) = self.living().unwrap_or_default();
         let listed = shift.to_there(listed);
-        let back = self.back().map_or(0, |back| shift.to_there(back));
+        let back = self.back().map(|back| back.map_or(0, |back| shift.to_there(back)));
         let keep = |fresh| {
             let op = housekeeping(room, fresh, living.clone(), listed, back);
             op.map(|op| vec![op])

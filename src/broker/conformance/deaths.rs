@@ -3,7 +3,7 @@
 use handover_protocol::wire::message::Member;
 
 use super::losses::{key, server};
-use super::server::{Redis, nodes, nodes_by};
+use super::server::{Redis, begin, nodes, nodes_by};
 use super::sessions::resume;
 use super::*;
 use crate::broker::Retired;
@@ -305,4 +305,55 @@ async fn whose_node_finds_redis_again_later_than_another_stays() {
     set(key("meta"), "orphans", "1").await;
     assert_eq!(members(on(&here)).await, "bob ann");
     assert_eq!(members(on(&here).later(16)).await, "bob");
+}
+
+#[tokio::test]
+async fn who_finds_redis_again_later_than_a_new_node_stays() {
+    let server = handover_redis_servers::Server::on_socket();
+    let options =
+        Options { limits: limits(GENEROUS), resume_window: Duration::from_secs(60), replicas: 0 };
+    let on = |broker: &Arc<crate::broker::redis::RedisBroker>| {
+        let now = crate::clock::Clock::start().now();
+        Node { broker: broker.clone(), _behind: None, room: room(), now }
+    };
+    let mut line = server.line().await;
+    let mut set = async |key, field, value| {
+        let set = format!("HSET {key} {field} {value}");
+        handover_redis_servers::ask(&mut line, &set).await;
+    };
+    let members = |node: Node| async move {
+        node.broker.beat().await.unwrap();
+        node.broker.trim(node.now, &node.room, None).await.unwrap();
+        names(&node.snapshot(author("bob")).await.unwrap()).join(" ")
+    };
+    let [ann, bob] = ["ann", "bob"].map(author);
+    let first = begin(&server.address, options);
+    first.up().wait_for(|up| *up).await.unwrap();
+    first.open(record("ann")).await.unwrap();
+    first.open(record("bob")).await.unwrap();
+    let node = on(&first);
+    node.load("first").await;
+    node.join(bob).await.unwrap();
+    node.join(ann).await.unwrap();
+    // Who has ann had until now, and this node cannot know whether Redis has just come back.
+    set(key("past"), "h:ann", "!1").await;
+    set(key("meta"), "orphans", "1").await;
+    assert_eq!(members(node.later(0)).await, "bob ann");
+    assert_eq!(members(node.later(17)).await, "bob");
+    node.join(ann).await.unwrap();
+    // Another begins while Redis answers nobody, for far longer than sessions are kept.
+    server.signal("STOP");
+    let second = begin(&server.address, options);
+    let unheard = tokio::time::timeout(crate::broker::BEAT_EVERY, second.beat()).await;
+    assert!(!matches!(unheard, Ok(Ok(_))));
+    tokio::time::sleep(crate::broker::BEAT_EVERY * 3).await;
+    server.signal("CONT");
+    second.up().wait_for(|up| *up).await.unwrap();
+    let node = on(&second);
+    node.ask(bob, Change::MarkAway(false)).await.unwrap();
+    set(key("past"), "h:ann", "gone").await;
+    set(key("meta"), "looked", "1").await;
+    look_after(&node, 0, |members| members.iter().any(|member| member.away)).await;
+    assert_eq!(members(node.later(45)).await, "bob ann");
+    assert_eq!(members(node.later(90)).await, "bob");
 }

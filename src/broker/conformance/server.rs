@@ -24,16 +24,18 @@ pub(super) async fn nodes_by<const N: usize>(
     address: &str,
     options: [Options; N],
 ) -> [Arc<RedisBroker>; N] {
-    let stopping = CancellationToken::new();
-    let nodes = options.map(|options| {
-        let (broker, keeper) = RedisBroker::open(address, options, Clock::start()).unwrap();
-        tokio::spawn(keeper.run(stopping.clone()));
-        Arc::new(broker)
-    });
+    let nodes = options.map(|options| begin(address, options));
     for node in &nodes {
         node.up().wait_for(|up| *up).await.unwrap();
     }
     nodes
+}
+
+/// One that has not met its Redis yet.
+pub(super) fn begin(address: &str, options: Options) -> Arc<RedisBroker> {
+    let (broker, keeper) = RedisBroker::open(address, options, Clock::start()).unwrap();
+    tokio::spawn(keeper.run(CancellationToken::new()));
+    Arc::new(broker)
 }
 
 /// Two nodes on a Redis.

@@ -305,8 +305,9 @@ end
 -- Housekeeping. A member's home is its node and since when, or, once that is dead, when it is too
 -- late to be taken in by another one. `living` are the nodes that live, and `listed` is since
 -- when that is known; nothing if it is not. `back` is when Redis answered the asking node again, 0 if
--- it always has: others that it did not answer either may come back a while later.
-function change.O(back, away_event, cost, living, expired_event, listed)
+-- it always has, and `met` since when it has answered it at all: others that it did not answer either,
+-- as a node that is new cannot know, may come back a while later.
+function change.O(back, met, away_event, cost, living, expired_event, listed)
   trim('s')
   trim('b')
   forget()
@@ -347,7 +348,7 @@ function change.O(back, away_event, cost, living, expired_event, listed)
           end
         end
       end
-      ends = ends and math.max(ends, back + looks)
+      ends = ends and math.max(ends, tonumber(met) + looks)
       if ends and ends <= now then
         take_out(peer)
         redis.call('HDEL', past, 'h:' .. peer)
@@ -393,7 +394,7 @@ end
 local function apply(kind, peer, generation, ...)
   if kind == 'O' then
     insist()
-    return epoch and change.O(peer, ...) or refuse('not_a_member')
+    return epoch and change.O(peer, generation, ...) or refuse('not_a_member')
   end
   local newest = redis.call('HGET', past, 'g:' .. peer) or '1'
   if kind == 'X' or tonumber(generation) < tonumber(newest) then

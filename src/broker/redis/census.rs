@@ -29,11 +29,15 @@ const _: () = {
 pub(super) struct Census {
     /// The names of those that live, and since when that is known.
     living: Option<(Vec<String>, Time)>,
+    /// When this node first asked.
+    asked: Option<Time>,
     /// When this node last said that it lives.
     beaten: Option<Time>,
     /// Nobody is taken for dead before this.
     believed_from: Time,
-    /// When Redis answered this node again, the last time that it had not for a while.
+    /// When Redis began to answer this node, the first time or the last time that it had not.
+    met: Option<Time>,
+    /// The same, if it is known that it had not answered for a while.
     back: Option<Time>,
 }
 
@@ -73,14 +77,16 @@ impl RedisBroker {
         is_known.then(|| (living.join(" "), *at))
     }
 
-    /// When Redis answered this node again.
-    pub(super) fn back(&self) -> Option<Time> {
-        self.census().back
+    /// When Redis answered this node again, and since when it has answered it at all.
+    pub(super) fn back(&self) -> [Option<Time>; 2] {
+        let census = self.census();
+        [census.back, census.met]
     }
 
     /// See [`Broker::beat`](crate::broker::Broker::beat).
     pub(super) async fn count_in(&self) -> Result<bool, Unavailable> {
         let now = self.clock.now();
+        let asked = *self.census().asked.get_or_insert(now);
         let silence = NODE_SILENCE_MAX.as_micros().to_string();
         let args = [self.node.clone(), silence, self.terms.clone()];
         let (keys, script) = ([NODES, TERMS].map(str::to_owned), &self.scripts.beat);
@@ -91,9 +97,10 @@ impl RedisBroker {
         self.compare(terms);
         let mut census = self.census();
         let beaten = census.beaten.replace(now);
-        if beaten.is_some_and(|beaten| now.since(beaten) > BEAT_EVERY * 2) {
-            census.back = Some(now);
+        if now.since(beaten.unwrap_or(asked)) > BEAT_EVERY * 2 {
+            (census.back, census.met) = (Some(now), Some(now));
         }
+        census.met.get_or_insert(now);
         let before = before.parse::<u64>().ok();
         let gap = before.map(|before| Duration::from_micros(there.abs_diff(before)));
         if gap.is_none_or(|gap| gap > BEAT_EVERY * 2) {

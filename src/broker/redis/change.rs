@@ -81,16 +81,16 @@ pub(super) fn housekeeping(
     epoch: Epoch,
     living: String,
     listed: u64,
-    back: u64,
+    back: [u64; 2],
 ) -> Result<[String; 8], Unavailable> {
     let expired = Event::Left { reason: LeaveReason::Expired };
     // Their bytes are the same, whoever they are about.
     let nobody = PeerId::parse("nobody").map_err(|_| garbled("a name"))?;
     let cost = stored::cost(room, nobody, epoch, expired.clone());
     let (away, expired) = (stored::event_text(&Event::Away)?, stored::event_text(&expired)?);
-    let [kind, none] = ["O", ""].map(str::to_owned);
-    let (listed, back) = (listed.to_string(), back.to_string());
-    Ok([kind, back, none, away, cost.to_string(), living, expired, listed])
+    let (cost, listed) = (cost.to_string(), listed.to_string());
+    let [back, met] = back.map(|at| at.to_string());
+    Ok(["O".to_owned(), back, met, away, cost, living, expired, listed])
 }
 
 /// Where a room stands after its housekeeping; nothing if there is none.
