@@ -126,12 +126,17 @@ impl Turns {
 #[derive(Debug)]
 pub struct OtherThreads(Option<Runtime>);
 
+/// How long the end of the others is waited for: nothing on them takes that long in one turn.
+const END_WITHIN: Duration = Duration::from_secs(1);
+
 impl Drop for OtherThreads {
     fn drop(&mut self) {
-        // Dropped on a runtime, where nothing may wait for threads.
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
+        let Some(runtime) = self.0.take() else { return };
+        // Before this returns they have ended: timers of what they serve belong to the first threads,
+        // and are nothing to ask once those are gone. A runtime does not let itself be waited for on
+        // one's own thread, which may be a runtime's.
+        let ended = std::thread::Builder::new().spawn(move || runtime.shutdown_timeout(END_WITHIN));
+        let _ = ended.map(std::thread::JoinHandle::join);
     }
 }
 
@@ -188,7 +193,7 @@ fn ask(nicer: i32, slice: Duration) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::sync::atomic::AtomicU64;
 
     use tokio::sync::mpsc;
 
@@ -255,6 +260,39 @@ mod tests {
         let (tell, mut told) = mpsc::unbounded_channel();
         turns.go_on(async move { tell.send(is_other()).unwrap() });
         assert!(!next(&mut told).await);
+    }
+
+    #[test]
+    fn the_others_have_ended_before_the_first_do() {
+        for _ in 0..50 {
+            let first = first().worker_threads(2).build().unwrap();
+            let busy = first.block_on(async {
+                let (turns, threads) = Turns::start().unwrap();
+                let count = Arc::new(AtomicU64::new(0));
+                for _ in 0..20 {
+                    let (of_first, count) = (turns.first().clone(), count.clone());
+                    turns.begin(Rank::default(), async move {
+                        loop {
+                            let asleep = {
+                                let _first = of_first.enter();
+                                tokio::time::sleep(Duration::from_micros(50))
+                            };
+                            asleep.await;
+                            count.fetch_add(1, Ordering::Relaxed);
+                        }
+                    });
+                }
+                while count.load(Ordering::Relaxed) < 100 {
+                    tokio::task::yield_now().await;
+                }
+                drop(threads);
+                count
+            });
+            let at_the_end = busy.load(Ordering::Relaxed);
+            drop(first);
+            assert_eq!(busy.load(Ordering::Relaxed), at_the_end, "nobody is served any more");
+            assert_eq!(Arc::strong_count(&busy), 1, "and nothing is left");
+        }
     }
 
     #[cfg(target_os = "linux")]

@@ -160,6 +160,9 @@ async fn who_resumes_no_further_than_its_record_is_no_member_for_ever() {
     assert!(matches!(there.retire(author).await, Ok(Retired::From(_))), "the session lives on");
 }
 
+/// A little longer than a node has to have known Redis before it takes anybody out.
+const KNOWN_FOR: Duration = Duration::from_secs(16);
+
 #[tokio::test]
 async fn who_is_long_gone_is_shown_to_nobody_even_if_the_room_is_had_at_the_second_try() {
     let server = Server::on_socket();
@@ -168,6 +171,8 @@ async fn who_is_long_gone_is_shown_to_nobody_even_if_the_room_is_had_at_the_seco
     let gone = Member::join(&start_on(Arc::new(there), limits())).await;
     let key = |part: &str| format!("handover:{{r:{}}}:{part}", URL_SAFE_NO_PAD.encode("r"));
     let mut line = server.line().await;
+    // A node that has just met its Redis lets nobody go.
+    tokio::time::sleep(KNOWN_FOR).await;
     // It was to be taken in by another node, and was not.
     ask(&mut line, &format!("HSET {} h:{} !1", key("past"), gone.seat.author.peer)).await;
     ask(&mut line, &format!("HSET {} orphans 1", key("meta"))).await;
