@@ -245,7 +245,7 @@ impl Pressure {
             metrics.packets_dropped(self.0.dropped.swap(0, Ordering::Relaxed));
             if !was_on && share < 0.5 {
                 was_on = true;
-                tracing::warn!("more to do than time to do it in; everybody's rates are cut down");
+                tracing::warn!("more to do than time to do it in; rates are cut down");
             } else if was_on && share >= 1.0 {
                 was_on = false;
                 tracing::info!("time enough again; rates are as configured");

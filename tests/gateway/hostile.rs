@@ -164,7 +164,9 @@ async fn a_flood_of_datagrams_drowns_nobody() {
     while let Some(said) = flooding.next("signal").await {
         assert!(said["type"] != "close" || said["code"] == 4004, "{said}");
     }
-    assert_eq!(served.metric_with("handover_connection_ends_total{", "rate_limited"), 1);
+    // Whoever is not greeted may have been closed for the same by now.
+    let ends = served.metric_with("handover_connection_ends_total{", "rate_limited");
+    assert!((1..=2).contains(&ends), "{ends}");
     served.is_well().await;
 }
 
