@@ -21,6 +21,13 @@ impl Clock {
         Clock { origin: Instant::now() }
     }
 
+    /// A clock that was started so long ago.
+    #[cfg(test)]
+    #[allow(clippy::disallowed_methods, reason = "this is the clock")]
+    pub(crate) fn started(ago: Duration) -> Self {
+        Clock { origin: Instant::now() - ago }
+    }
+
     /// The time now.
     #[allow(clippy::disallowed_methods, reason = "this is the clock")]
     pub fn now(&self) -> Time {

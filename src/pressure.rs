@@ -198,10 +198,9 @@ impl Pressure {
     }
 
     #[cfg(test)]
-    pub(crate) fn with_line(share: f64) -> Self {
-        let pressure = Pressure::default();
-        pressure.0.line.store(thousandths(share), Ordering::Relaxed);
-        pressure
+    pub(crate) fn with_line(self, share: f64) -> Self {
+        self.0.line.store(thousandths(share), Ordering::Relaxed);
+        self
     }
 
     fn set(&self, queue: Queue, share: f64) {

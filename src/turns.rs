@@ -76,8 +76,8 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// The first threads are those of the runtime it is called on ([`first`]). The others end when the second of
-    /// what is returned is dropped.
+    /// The first threads are those of the runtime it is called on ([`first`]). The others end when the
+    /// second of what is returned is dropped.
     pub fn start() -> io::Result<(Turns, OtherThreads)> {
         let first = Handle::current();
         let other = Builder::new_multi_thread()

@@ -283,6 +283,23 @@ fn bad_values_name_key_value_place_and_what_is_expected() {
 }
 
 #[test]
+fn spaces_in_front_of_log_directives_mean_nothing() {
+    for (text, meant) in [
+        (" info, quinn=warn,", "info,quinn=warn"),
+        // Over this its reader panics.
+        ("\u{b}0\u{a1}=", "0\u{a1}="),
+    ] {
+        let flag = FlagValue::new("--set", "log", text.into());
+        let loaded = load(None, &BTreeMap::new(), &[flag]).unwrap();
+        assert_eq!(loaded.config.log.filter.as_str(), meant);
+    }
+    for text in [" ", ","] {
+        let message = refused("", &[], &[("--set", "log", text)]);
+        assert!(message.contains("expected a level"), "{message}");
+    }
+}
+
+#[test]
 fn a_wrong_value_is_refused_even_where_it_is_overridden() {
     let message = refused("heartbeat_ms = 0", &[], &[("--set", "heartbeat_ms", "1000")]);
     assert!(message.starts_with("h.toml line 1: `heartbeat_ms` is `0`"), "{message}");

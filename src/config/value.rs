@@ -176,12 +176,15 @@ pub struct LogFilter(String);
 impl LogFilter {
     /// A level or directives.
     pub fn parse(text: &str) -> Result<Self, String> {
-        if text.is_empty() || EnvFilter::builder().parse(text).is_err() {
+        // Their reader takes a space in front of a directive for a part of it, and panics over some.
+        let directives = text.split(',').map(str::trim).filter(|one| !one.is_empty());
+        let text = Vec::from_iter(directives).join(",");
+        if text.is_empty() || EnvFilter::builder().parse(&text).is_err() {
             return Err("a level (error, warn, info, debug, trace) or directives such as \
                         `info,handover=debug`"
                 .into());
         }
-        Ok(LogFilter(text.to_owned()))
+        Ok(LogFilter(text))
     }
 
     /// The directives.

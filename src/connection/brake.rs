@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn who_says_more_than_the_line_comes_first_again_when_it_was_calm() {
-        let (pressure, limits) = (Pressure::with_line(0.02), PaceLimits::default());
+        let (pressure, limits) = (Pressure::default().with_line(0.02), PaceLimits::default());
         let said = |every: u64| {
             let mut brake = Brake::new(&limits, &pressure, at(0));
             let said = (0..3_000).filter(|ms| ms % every == 0);

@@ -159,7 +159,11 @@ fn start_on(broker: Arc<dyn Broker>, limits: RoomLimits) -> Router {
 }
 
 fn start_with(broker: Arc<dyn Broker>, limits: RoomLimits, window: Duration) -> Router {
-    let (clock, metrics) = (Clock::start(), Arc::default());
+    start_by(Clock::start(), broker, limits, window)
+}
+
+fn start_by(clock: Clock, broker: Arc<dyn Broker>, limits: RoomLimits, window: Duration) -> Router {
+    let metrics = Arc::default();
     let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
     Router::start(broker, clock, metrics, limits, window, tasks, stopping)
 }

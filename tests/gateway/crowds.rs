@@ -43,6 +43,30 @@ pub async fn shipped(settings: &[&str], bound_kb: u64) -> Besieged {
     Besieged::bounded(tempfile::tempdir().unwrap(), settings, None, bound_kb).await
 }
 
+/// So many sessions, each from an address of its own and a few dialled at a time: until each has done
+/// this.
+async fn each_does<F>(
+    sessions: usize,
+    to: SocketAddr,
+    doing: impl Fn(usize, Session) -> F + Copy + Send + 'static,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut crowd = JoinSet::new();
+    let dialling = Arc::new(Semaphore::new(AT_ONCE));
+    for nth in 0..sessions {
+        let dialling = dialling.clone();
+        crowd.spawn(async move {
+            let permit = dialling.acquire_owned().await.unwrap();
+            let endpoint = quinn::Endpoint::client((from(nth), 0).into()).unwrap();
+            let session = insists(&endpoint, &client(), to).await;
+            drop(permit);
+            doing(nth, session).await;
+        });
+    }
+    crowd.join_all().await;
+}
+
 /// Waits until there are as many connections.
 async fn are_there(gateway: &Besieged, connections: usize) {
     soon(async {
@@ -164,37 +188,28 @@ async fn hundreds_that_begin_to_say_something_on_every_stream() {
     let gateway = shipped(&["hello_timeout_ms=3000"], bound).await;
     let attack = async |gateway: &Besieged| {
         let (secure, plain) = (gateway.secure(), gateway.plain());
-        let mut crowd = JoinSet::new();
-        let dialling = Arc::new(Semaphore::new(AT_ONCE));
-        for nth in 0..EACH {
-            let dialling = dialling.clone();
-            crowd.spawn(async move {
-                let permit = dialling.acquire_owned().await.unwrap();
-                let endpoint = quinn::Endpoint::client((from(nth), 0).into()).unwrap();
-                let session = insists(&endpoint, &client(), secure).await;
-                drop(permit);
-                let mut streams = Vec::new();
-                for bytes in [27_000, 13_000, 700] {
-                    let mut stream = soon(session.open_bi()).await.unwrap();
-                    stream.0.write_all(&begun(bytes)).await.unwrap();
-                    streams.push(stream);
-                }
-                for _ in 0..3 {
-                    let mut stream = soon(session.open_uni()).await.unwrap();
-                    // Refused, sooner or later.
-                    let _ = stream.write_all(&[b'x'; 1_000]).await;
-                }
-                let mut tcp = TcpStream::connect(plain).await.unwrap();
-                tcp.write_all(&upgrade(plain)).await.unwrap();
-                let mut half = text(&"x".repeat(65_000));
-                half.pop();
-                tcp.write_all(&half).await.unwrap();
-                soon(session.closed()).await;
-                // Closed for the want of a `hello`.
-                let _ = last_words(&mut tcp).await;
-            });
-        }
-        crowd.join_all().await;
+        each_does(EACH, secure, move |_, session| async move {
+            let mut streams = Vec::new();
+            for bytes in [27_000, 13_000, 700] {
+                let mut stream = soon(session.open_bi()).await.unwrap();
+                stream.0.write_all(&begun(bytes)).await.unwrap();
+                streams.push(stream);
+            }
+            for _ in 0..3 {
+                let mut stream = soon(session.open_uni()).await.unwrap();
+                // Refused, sooner or later.
+                let _ = stream.write_all(&[b'x'; 1_000]).await;
+            }
+            let mut tcp = TcpStream::connect(plain).await.unwrap();
+            tcp.write_all(&upgrade(plain)).await.unwrap();
+            let mut half = text(&"x".repeat(65_000));
+            half.pop();
+            tcp.write_all(&half).await.unwrap();
+            soon(session.closed()).await;
+            // Closed for the want of a `hello`.
+            let _ = last_words(&mut tcp).await;
+        })
+        .await;
     };
     // How many there are at once is up to the machine, and so is what each leaves.
     for _ in 0..3 {
@@ -218,34 +233,25 @@ async fn hundreds_that_begin_more_than_a_greeting() {
     let gateway = shipped(&["hello_timeout_ms=25000"], EACH as u64 * QUIC_KB).await;
     let attack = async |gateway: &Besieged| {
         let (secure, before) = (gateway.secure(), too_large(gateway));
-        let mut crowd = JoinSet::new();
-        let dialling = Arc::new(Semaphore::new(AT_ONCE));
-        for nth in 0..EACH {
-            let dialling = dialling.clone();
-            crowd.spawn(async move {
-                let permit = dialling.acquire_owned().await.unwrap();
-                let endpoint = quinn::Endpoint::client((from(nth), 0).into()).unwrap();
-                let session = insists(&endpoint, &client(), secure).await;
-                drop(permit);
-                let mut streams = Vec::new();
-                if nth % 3 == 0 {
-                    let mut bulk = soon(session.open_bi()).await.unwrap();
-                    bulk.0.write_all(&frame(r#"{"type":"lane","lane":"bulk"}"#)).await.unwrap();
-                    streams.push(bulk);
-                }
-                // Each stream's alone would be within the bound, or none would.
-                let bytes = if nth % 3 == 1 { 39_000 } else { 65_000 };
-                for _ in streams.len()..3 {
-                    streams.push(soon(session.open_bi()).await.unwrap());
-                }
-                for (send, _) in &mut streams {
-                    // It is closed on the way.
-                    let _ = soon(send.write_all(&begun(bytes))).await;
-                }
-                soon(session.closed()).await;
-            });
-        }
-        crowd.join_all().await;
+        each_does(EACH, secure, move |nth, session| async move {
+            let mut streams = Vec::new();
+            if nth % 3 == 0 {
+                let mut bulk = soon(session.open_bi()).await.unwrap();
+                bulk.0.write_all(&frame(r#"{"type":"lane","lane":"bulk"}"#)).await.unwrap();
+                streams.push(bulk);
+            }
+            // Each stream's alone would be within the bound, or none would.
+            let bytes = if nth % 3 == 1 { 39_000 } else { 65_000 };
+            for _ in streams.len()..3 {
+                streams.push(soon(session.open_bi()).await.unwrap());
+            }
+            for (send, _) in &mut streams {
+                // It is closed on the way.
+                let _ = soon(send.write_all(&begun(bytes))).await;
+            }
+            soon(session.closed()).await;
+        })
+        .await;
         soon(async {
             while too_large(gateway) < before + EACH as u64 {
                 tokio::task::yield_now().await;

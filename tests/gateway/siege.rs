@@ -33,11 +33,11 @@ const CALLS: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/honest-calls");
 pub const TCP_KB: u64 = 48;
 /// The same by QUIC: 74 kB.
 pub const QUIC_KB: u64 = 96;
-/// ... and what one that says half of something has besides: its window, 40 KiB of streams that have
-/// not said what they are or of the bulk stream, and a message on the signal stream.
-pub const QUIC_HALF_KB: u64 = QUIC_KB + 64 + 40 + 64;
-/// The same by TCP: a message.
-pub const TCP_HALF_KB: u64 = TCP_KB + 64;
+/// ... and what one that says half of something has besides: its window, and what may be said before
+/// `hello`, on all streams together.
+pub const QUIC_HALF_KB: u64 = QUIC_KB + 64 + 40;
+/// The same by TCP, where the window is the system's.
+pub const TCP_HALF_KB: u64 = TCP_KB + 40;
 /// A room's task, its mailbox and its place.
 pub const ROOM_KB: u64 = 32;
 /// What a session without a connection may cost.

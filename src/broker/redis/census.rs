@@ -83,6 +83,12 @@ impl RedisBroker {
         [census.back, census.met]
     }
 
+    /// As if Redis had answered since then.
+    #[cfg(test)]
+    pub(crate) fn has_met(&self, at: Time) {
+        self.census().met = Some(at);
+    }
+
     /// See [`Broker::beat`](crate::broker::Broker::beat).
     pub(super) async fn count_in(&self) -> Result<bool, Unavailable> {
         let now = self.clock.now();

@@ -97,8 +97,8 @@ local is_unsure = false
 -- Another process than the one that the room was with may have less of it than was answered. One
 -- that was started again with its file has everything, unless its machine had stopped: then some
 -- node knows, and says so in time. So it is with a replica, where those are waited for: another one
--- may have taken over than had what was answered. Of any other nobody may know: the room begins anew once all have
--- read what there is.
+-- may have taken over than had what was answered. Of any other nobody may know: the room begins anew
+-- once all have read what there is.
 local function recognise()
   local at, next, due, lost = unpack(redis.call('HMGET', meta, 'at', 'next', 'due', 'lost'))
   local before = next or at

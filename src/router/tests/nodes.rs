@@ -95,11 +95,11 @@ async fn who_refreshes_where_it_is_no_more_is_told_so() {
     assert!(matches!(soon(told(&seat)).await, Notice::Replaced));
 }
 
-/// Two nodes on a Redis.
-async fn on_redis(server: &Server) -> [RedisBroker; 2] {
+/// Two nodes on a Redis, by a clock.
+async fn on_redis(server: &Server, clock: Clock) -> [RedisBroker; 2] {
     let nodes = [(); 2].map(|()| {
         let options = Options { limits: limits(), resume_window: WINDOW, replicas: 0 };
-        let opened = RedisBroker::open(&server.address, options, Clock::start());
+        let opened = RedisBroker::open(&server.address, options, clock);
         let (broker, keeper) = opened.unwrap();
         tokio::spawn(keeper.run(CancellationToken::new()));
         broker
@@ -113,7 +113,7 @@ async fn on_redis(server: &Server) -> [RedisBroker; 2] {
 #[tokio::test]
 async fn who_resumes_no_further_than_its_record_is_no_member_for_ever() {
     let server = Server::on_socket();
-    let [here, there] = on_redis(&server).await;
+    let [here, there] = on_redis(&server, Clock::start()).await;
     let router = start_with(Arc::new(here), limits(), Duration::from_millis(50));
     let (ann, bob) = (Member::join(&router).await, Member::join(&router).await);
     let (cid, dan) = (Member::join(&router).await, Member::join(&router).await);
@@ -166,13 +166,16 @@ const KNOWN_FOR: Duration = Duration::from_secs(16);
 #[tokio::test]
 async fn who_is_long_gone_is_shown_to_nobody_even_if_the_room_is_had_at_the_second_try() {
     let server = Server::on_socket();
-    let [here, there] = on_redis(&server).await;
-    let router = start_on(Arc::new(here), limits());
-    let gone = Member::join(&start_on(Arc::new(there), limits())).await;
+    // A node that has just met its Redis lets nobody go.
+    let clock = Clock::started(KNOWN_FOR);
+    let nodes = on_redis(&server, clock).await;
+    let [router, other] = nodes.map(|node| {
+        node.has_met(Time::ZERO);
+        start_by(clock, Arc::new(node), limits(), WINDOW)
+    });
+    let gone = Member::join(&other).await;
     let key = |part: &str| format!("handover:{{r:{}}}:{part}", URL_SAFE_NO_PAD.encode("r"));
     let mut line = server.line().await;
-    // A node that has just met its Redis lets nobody go.
-    tokio::time::sleep(KNOWN_FOR).await;
     // It was to be taken in by another node, and was not.
     ask(&mut line, &format!("HSET {} h:{} !1", key("past"), gone.seat.author.peer)).await;
     ask(&mut line, &format!("HSET {} orphans 1", key("meta"))).await;
@@ -211,7 +214,7 @@ async fn who_is_replaced_on_another_node_is_known_here_for_a_while() {
 #[tokio::test]
 async fn who_has_left_without_hearing_of_it_is_sent_to_come_back() {
     let server = Server::on_socket();
-    let [here, there] = on_redis(&server).await;
+    let [here, there] = on_redis(&server, Clock::start()).await;
     let router = start_on(Arc::new(here), limits());
     let ann = Member::join(&router).await;
     let rooms = || ann.seat.kept.as_ref().unwrap().record(ann.seat.author).rooms;

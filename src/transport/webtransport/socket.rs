@@ -19,9 +19,11 @@ use super::unproven::{Unproven, addressee, is_long};
 use crate::clock::Clock;
 use crate::pressure::{Pressure, Queue};
 
-/// Datagrams per second to one of our connection ids, of which pressure leaves a share: of connections
-/// that are set up as much as of the line. That is what somebody sends who says a thousand messages a
-/// second and is told as many.
+/// Datagrams per second to one of our connection ids, of which pressure leaves a share. That is what
+/// somebody sends who says a thousand messages a second and is told as many. Of connections that are set
+/// up, as much as of the line or as is granted to the others, whichever is more: the line moves as soon
+/// as anybody notices anything, which is no reason to lose packets of whoever is busy; and that the
+/// others are behind is no reason either while those who come first notice nothing.
 const TO_EACH: Rate = Rate { per_s: 4_000, burst: 1_000 };
 
 /// ... and never less than this: who is told much has much to acknowledge.
@@ -61,8 +63,8 @@ impl Socket {
     /// Drops what comes too fast, before anything is spent on it. For who sent it, it is lost on
     /// the way: QUIC sends it again, and slows down.
     fn police(&self, bufs: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta]) {
-        let now = self.clock.now();
         let Some(granted) = Granted::under(&self.pressure) else { return };
+        let now = self.clock.now();
         let mut dropped = 0;
         for (buf, meta) in bufs.iter_mut().zip(metas) {
             let may_come = |datagram: &[u8]| {
@@ -125,9 +127,10 @@ impl Granted {
             per_s: rate.per_s.max(least.per_s),
             burst: rate.burst.max(least.burst),
         };
+        let each_stranger = at_least(pressure.of(Queue::Other, TO_EACH), TO_EACH_LEAST);
         let granted = Granted {
-            established: at_least(pressure.of_line(TO_EACH), TO_EACH_LEAST),
-            each_stranger: at_least(pressure.of(Queue::Other, TO_EACH), TO_EACH_LEAST),
+            established: at_least(pressure.of_line(TO_EACH), each_stranger),
+            each_stranger,
             all_strangers: at_least(pressure.of(Queue::First, TO_STRANGERS), TO_STRANGERS_LEAST),
         };
         let Granted { established, each_stranger, all_strangers } = granted;
@@ -258,15 +261,17 @@ mod tests {
     }
 
     #[test]
-    fn each_connection_is_read_as_fast_as_the_line_and_strangers_as_the_others_wait() {
+    fn connections_lose_nothing_while_either_queue_is_in_time_and_strangers_do_by_the_others() {
         assert_eq!(read(&Pressure::default(), SHORT, 1), 1_000);
         let others = Pressure::of_others(0.005);
         assert_eq!(read(&others, SHORT, 1), 1_000, "whose wait is not theirs");
         assert_eq!(read(&others, LONG, 1), 100);
         assert_eq!(read(&others, LONG, 1_000), 1_000, "while who comes first has time");
-        let line = Pressure::with_line(0.01);
-        assert_eq!((read(&line, SHORT, 1), read(&line, SHORT, 5)), (100, 500));
+        let line = Pressure::default().with_line(0.01);
+        assert_eq!(read(&line, SHORT, 1), 1_000, "who says much comes later, and that is all");
         assert_eq!(read(&line, LONG, 1), 1_000);
+        let both = others.with_line(0.01);
+        assert_eq!((read(&both, SHORT, 1), read(&both, SHORT, 5)), (100, 500));
     }
 
     #[test]
