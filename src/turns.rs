@@ -64,8 +64,13 @@ impl Rank {
 /// A runtime whose threads are the first, to be built.
 pub fn first() -> Builder {
     let mut builder = Builder::new_multi_thread();
-    builder.enable_all().on_thread_start(|| ask(0, SLICE_FIRST));
+    builder.enable_all().on_thread_start(come_first);
     builder
+}
+
+/// Has the system wake the calling thread as it does the first.
+pub fn come_first() {
+    ask(0, SLICE_FIRST);
 }
 
 /// Both sets of threads, to start tasks on.

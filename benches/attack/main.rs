@@ -1,8 +1,10 @@
 //! What 1,000 hostile connections do to 100 honest sessions: the latency of relayed messages
-//! before, during and after, and how long somebody new takes to get in.
+//! before, during and after attacks, and how long somebody new takes to get in.
 //!
 //! `cargo bench --bench attack`; with `BENCH_SHORT=1` it takes seconds and its figures mean little,
-//! `ATTACK_SECONDS` says how many (30) a phase lasts.
+//! `ATTACK_SECONDS` says how many (30) a phase lasts and `ATTACK_ROUNDS` how many attacks (3) there
+//! are, with quiet phases around each. Where others have a part of the machine, the quiet figures
+//! differ by more than attacks do; so what counts is the median of either kind.
 //!
 //! The gateway is a process of its own with its limits as shipped. The honest sessions are in this
 //! process: ten rooms of ten, half of each on WebSocket over TLS and half on WebTransport, each
@@ -48,10 +50,15 @@ struct Phase {
 }
 
 async fn run() -> Result<()> {
+    // What is measured is how long the gateway takes, not how long this process waits for a processor
+    // that the other two have: honest clients are on machines of their own.
+    handover::turns::come_first();
     let short = rig::is_short();
     let seconds = std::env::var("ATTACK_SECONDS").ok().map(|seconds| seconds.parse());
     let lasting = seconds.unwrap_or(Ok(if short { 2 } else { 30 }))?;
     let lasting = Duration::from_secs(lasting);
+    let rounds = std::env::var("ATTACK_ROUNDS").ok().map(|rounds| rounds.parse());
+    let rounds = rounds.unwrap_or(Ok(if short { 1_u32 } else { 3 }))?;
     println!("{}", system::machine());
     system::raise_open_files();
     let server = Server::as_shipped()?;
@@ -66,19 +73,35 @@ async fn run() -> Result<()> {
     honest.measure(&server, lasting / 4).await?;
     let quiet = phase("quiet", &server, &mut honest, None, lasting).await?;
     print(&quiet);
-    let hostile = Hostile::start(&server)?;
-    honest.measure(&server, lasting / 3).await?;
-    let attacked = phase("attack", &server, &mut honest, Some(&hostile), lasting).await?;
-    print(&attacked);
-    let said = hostile.end()?;
-    let after = phase("after", &server, &mut honest, None, lasting).await?;
-    print(&after);
-    let ratio = attacked.sample.p99.as_secs_f64() / quiet.sample.p99.as_secs_f64();
+    let (mut calm, mut attacked, mut said) = (vec![quiet.sample.p99], Vec::new(), String::new());
+    for _ in 0..rounds {
+        let hostile = Hostile::start(&server)?;
+        honest.measure(&server, lasting / 3).await?;
+        let under = phase("attack", &server, &mut honest, Some(&hostile), lasting).await?;
+        print(&under);
+        attacked.push(under.sample.p99);
+        said = hostile.end()?;
+        let after = phase("after", &server, &mut honest, None, lasting).await?;
+        print(&after);
+        calm.push(after.sample.p99);
+    }
+    let [calm, attacked] = [calm, attacked].map(median);
+    let ratio = attacked / calm;
     let verdict = if ratio <= 2.0 { "met" } else { "MISSED" };
-    println!("\np99 under attack is {ratio:.2} of the quiet one; wanted at most 2: {verdict}");
-    println!("what the hostile ones did, all together:\n{}", said.trim_end());
+    println!(
+        "\nmedian p99 under attack {attacked:.2} ms, quiet {calm:.2} ms: {ratio:.2} of it; wanted at \
+         most 2: {verdict}"
+    );
+    println!("what the hostile ones did in the last attack:\n{}", said.trim_end());
     println!("load average afterwards: {}", system::load());
     Ok(())
+}
+
+/// In milliseconds.
+fn median(mut times: Vec<Duration>) -> f64 {
+    times.sort_unstable();
+    let [low, high] = [(times.len() - 1) / 2, times.len() / 2].map(|nth| times[nth]);
+    (low + high).as_secs_f64() * 1e3 / 2.0
 }
 
 async fn phase(

@@ -31,7 +31,7 @@ use handover_protocol::session::grant::Admission;
 use handover_protocol::time::Time;
 use handover_protocol::wire::message::{LeaveReason, Positions, Send as SendMessage};
 use handover_protocol::wire::{Epoch, Json, PeerId, PerLane, RoomName, SessionId, UserId};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 pub use secret::SecretHash;
 
@@ -272,6 +272,11 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     /// have, or not under that generation.
     async fn keep(&self, _sessions: Vec<Author>) -> Result<Vec<Author>, Unavailable> {
         Ok(Vec::new())
+    }
+
+    /// Counts when sessions may have been lost: [`Broker::keep`] is to be called again at once.
+    fn losses(&self) -> Option<watch::Receiver<u64>> {
+        None
     }
 
     /// Tells other nodes that this one lives. Called every [`BEAT_EVERY`]. Says whether others

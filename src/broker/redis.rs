@@ -371,6 +371,10 @@ impl Broker for RedisBroker {
         self.count_sessions(sessions).await
     }
 
+    fn losses(&self) -> Option<watch::Receiver<u64>> {
+        Some(self.board.losses.subscribe())
+    }
+
     async fn beat(&self) -> Result<bool, Unavailable> {
         self.count_in().await
     }

@@ -303,6 +303,13 @@ pub(super) async fn listen(
                 Some(RoomEvent::Reset(ResetCause::Gateway(ResetReason::Epoch), _)) => {
                     receiver.begin_again(run.clock.now());
                 }
+                // Who had no connection when the store was emptied is told so: it is no member any
+                // more, and joins the life that is.
+                Some(RoomEvent::Reset(ResetCause::Rejoined, _))
+                    if receiver.lives() < run.ledger.emptied().len() as u64 =>
+                {
+                    receiver.begin_again(run.clock.now());
+                }
                 Some(RoomEvent::Reset(cause, _)) => {
                     tracing::warn!(session, ?cause, "a room was reset");
                     heard.resets += 1;

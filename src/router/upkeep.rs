@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::OptionFuture;
 use futures_util::stream::{self, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt};
 use handover_protocol::room::presence::Due;
@@ -144,24 +145,32 @@ impl Router {
 
     /// Tells the broker again and again which sessions are here.
     pub(super) async fn keep_sessions(self) {
+        let mut losses = self.0.broker.losses();
+        let mut pause = KEEP_EVERY;
         loop {
+            let lost = OptionFuture::from(losses.as_mut().map(|losses| losses.changed()));
             tokio::select! {
                 () = self.0.stopping.cancelled() => return,
-                () = tokio::time::sleep(KEEP_EVERY) => {}
+                Some(Ok(())) = lost => {}
+                () = tokio::time::sleep(pause) => {}
             }
-            tokio::select! {
+            let kept = tokio::select! {
                 () = self.0.stopping.cancelled() => return,
-                () = self.keep_once() => {}
-            }
+                kept = self.keep_once() => kept,
+            };
+            pause = match kept {
+                Ok(()) => KEEP_EVERY,
+                Err(error) => {
+                    tracing::debug!(%error, "sessions are not kept");
+                    BEAT_EVERY
+                }
+            };
         }
     }
 
-    async fn keep_once(&self) {
+    async fn keep_once(&self) -> Result<(), Unavailable> {
         let here: Vec<Author> = self.0.sessions().here.values().map(Whereabouts::author).collect();
-        let strangers = match self.0.broker.keep(here).await {
-            Ok(strangers) => strangers,
-            Err(error) => return tracing::debug!(%error, "sessions are not kept"),
-        };
+        let strangers = self.0.broker.keep(here).await?;
         let revived = strangers.into_iter().map(async |stranger| {
             let (seat, kept) = match self.0.sessions().here.get(&stranger.session) {
                 Some(Whereabouts::Connected(seat)) => (Some(seat.clone()), seat.kept.clone()),
@@ -179,6 +188,7 @@ impl Router {
             }
         });
         stream::iter(revived).buffer_unordered(UNDER_WAY_MAX).collect::<()>().await;
+        Ok(())
     }
 
     /// Tells other nodes that this one lives, and its rooms when others have died.

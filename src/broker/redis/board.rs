@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::OptionFuture;
+use handover_protocol::time::Time;
 use redis::aio::MultiplexedConnection;
 use redis::{ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind, Value};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -25,6 +26,8 @@ use crate::broker::Unavailable;
 const ASKED_MAX: usize = 256;
 /// Between two tries while slots move.
 const MOVING_PAUSE: Duration = Duration::from_millis(25);
+/// All nodes have noticed a loss by then, each by its next beat, and have told again what they know.
+const TOLD_AGAIN_WITHIN: Duration = Duration::from_secs(5);
 /// How far the clocks may be from what was last found, in microseconds.
 const CLOCKS_APART_MAX: u64 = 100_000;
 /// How long replicas are waited for.
@@ -118,6 +121,8 @@ pub(super) struct Shard {
     lines: watch::Sender<Option<Arc<Lines>>>,
     /// It takes nothing new.
     is_full: AtomicBool,
+    /// When it was last found to have less than it was told.
+    forgot: Mutex<Option<Time>>,
     /// See [`Shift`]; known while there are lines.
     shift: AtomicI64,
     /// The number of the newest [`Lines`] that failed.
@@ -131,7 +136,8 @@ impl Shard {
         let (follow, asked) = mpsc::channel(ASKED_MAX);
         let (lines, shift) = (watch::Sender::new(None), AtomicI64::new(0));
         let (is_full, failed) = (AtomicBool::new(false), watch::Sender::new(0));
-        (Arc::new(Shard { place, lines, is_full, shift, failed, follow }), asked)
+        let forgot = Mutex::default();
+        (Arc::new(Shard { place, lines, is_full, forgot, shift, failed, follow }), asked)
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -152,6 +158,12 @@ impl Shard {
             tracing::info!(place = %self.place, "redis has room again");
         }
         is_news
+    }
+
+    /// Whether what it does not know may be known to a node that has not told it again yet.
+    pub(super) fn has_forgotten(&self, now: Time) -> bool {
+        let forgot = *self.forgot.lock().unwrap_or_else(PoisonError::into_inner);
+        forgot.is_some_and(|at| now.since(at) < TOLD_AGAIN_WITHIN)
     }
 
     pub(super) fn opened(&self, lines: Lines) {
@@ -210,7 +222,7 @@ impl Shard {
     }
 
     /// The process that answers, if one does and is known.
-    fn process(&self) -> Option<Arc<Process>> {
+    pub(super) fn process(&self) -> Option<Arc<Process>> {
         let lines = self.lines.borrow();
         let process = lines.as_ref().map(|lines| lines.process.clone());
         process.filter(|process| !process.name.is_empty())
@@ -287,6 +299,10 @@ pub(super) struct Board {
     pub(super) outdated: Notify,
     /// How many replicas have to have what is written.
     pub(super) replicas: u32,
+    /// Counts when a shard was found to have less than it was told.
+    pub(super) losses: watch::Sender<u64>,
+    /// There was a time when all of it answered.
+    was_whole: AtomicBool,
     /// The processes that are written to, by name. A room that was with one of them, and is not
     /// now, has moved.
     masters: watch::Sender<Arc<str>>,
@@ -305,7 +321,24 @@ impl Board {
             up: watch::Sender::new(false),
             outdated: Notify::new(),
             replicas,
+            losses: watch::Sender::new(0),
+            was_whole: AtomicBool::new(false),
             masters: watch::Sender::new(Arc::from("")),
+        }
+    }
+
+    /// A shard has less than it was told, or may have.
+    pub(super) fn forgot(&self, shard: &Shard, now: Time) {
+        tracing::warn!(place = %shard.place, "redis may have lost something: what is known is told again");
+        *shard.forgot.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        self.losses.send_modify(|losses| *losses += 1);
+    }
+
+    /// Another process answers than the one before: it may have less, unless nobody has told it
+    /// anything yet.
+    pub(super) fn met_another(&self, shard: &Shard, now: Time) {
+        if self.was_whole.load(Ordering::Acquire) {
+            self.forgot(shard, now);
         }
     }
 
@@ -316,6 +349,7 @@ impl Board {
         let masters: BTreeSet<String> = masters.map(|process| process.name.clone()).collect();
         self.masters.send_replace(Vec::from_iter(masters).join(" ").into());
         let up = map.is_whole_and_sound();
+        self.was_whole.fetch_or(up, Ordering::AcqRel);
         self.up.send_if_modified(|was| std::mem::replace(was, up) != up);
     }
 

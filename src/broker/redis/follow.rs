@@ -17,8 +17,8 @@ use futures_util::future::{BoxFuture, FutureExt, OptionFuture, try_join_all};
 use handover_protocol::time::Time;
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, PushInfo, PushKind, RedisResult,
-    ServerErrorKind, Value,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, Pipeline, PushInfo, PushKind,
+    RedisResult, ServerErrorKind, Value,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -113,12 +113,13 @@ impl Subscription {
     }
 
     async fn keep(&mut self) {
-        let mut told = false;
+        let (mut told, mut before) = (false, None);
         for number in 1.. {
-            let failed = match self.open(number).await {
+            let failed = match self.open(number, before.as_deref()).await {
                 Ok(standing) => {
                     tracing::info!(place = %self.shard.place, "redis answers");
                     told = false;
+                    before = self.shard.process().map(|process| process.name.clone());
                     self.board.settle();
                     self.rooms.doubt(&standing.channels);
                     self.serve(standing, number).await
@@ -152,7 +153,7 @@ impl Subscription {
         self.board.map.borrow().owner(slot).is_some_and(|owner| Arc::ptr_eq(owner, &self.shard))
     }
 
-    async fn open(&self, number: u64) -> Result<Standing, Unavailable> {
+    async fn open(&self, number: u64, before: Option<&str>) -> Result<Standing, Unavailable> {
         let nothing = || Unavailable("it has no slots".to_owned());
         let (beat, _) =
             keys::beat_key(&self.node, |slot| self.is_ours(slot)).ok_or_else(nothing)?;
@@ -186,12 +187,16 @@ impl Subscription {
         wanted.push(beat);
         self.subscribe(&mut standing, wanted).await?;
         // It can be written to, and as many replicas as there have to be are there.
-        self.beat(&standing).await?;
+        self.beat(&standing, true).await?;
         let asked = Process::ask(plain.clone()).await?;
         // Where replicas are waited for, those that were have everything. Of the others nobody can
         // tell: it goes on with what it has, unless somebody knows more.
         let has_all = asked.was_fed && self.board.replicas > 0;
         let process = Process { goes_on: asked.goes_on || has_all, ..asked };
+        if before != Some(process.name.as_str()) {
+            // Before anybody asks it.
+            self.board.met_another(&self.shard, self.clock.now());
+        }
         self.shard.opened(Lines::new(number, plain, waiting, process));
         Ok(standing)
     }
@@ -226,7 +231,7 @@ impl Subscription {
         loop {
             if beat.is_none() && !held.is_empty() {
                 proven = std::mem::take(&mut held);
-                beat = Some(self.beat(&standing).boxed());
+                beat = Some(self.beat(&standing, false).boxed());
             }
             let done = tokio::select! {
                 push = standing.pushed.recv() => match push {
@@ -255,7 +260,7 @@ impl Subscription {
                 },
                 _ = tick.tick() => {
                     if beat.is_none() {
-                        beat = Some(self.beat(&standing).boxed());
+                        beat = Some(self.beat(&standing, false).boxed());
                     }
                     self.look(&mut standing, last_heard).await
                 }
@@ -345,11 +350,12 @@ impl Subscription {
     fn beat(
         &self,
         standing: &Standing,
+        is_first: bool,
     ) -> impl Future<Output = Result<(), Unavailable>> + Send + 'static {
         let mut pipe = redis::pipe();
         let publish = if self.sharded { "SPUBLISH" } else { "PUBLISH" };
         pipe.cmd("EVAL").arg(include_str!("pulse.lua")).arg(1).arg(&standing.beat);
-        pipe.arg(BEAT_KEPT_MS).arg(publish);
+        pipe.arg(BEAT_KEPT_MS).arg(publish).arg(if is_first { "1" } else { "" });
         pipe.cmd("TIME");
         let wanted = self.board.replicas;
         if wanted > 0 {
@@ -363,8 +369,14 @@ impl Subscription {
             let late = |_| Unavailable("no answer to a beat".to_owned());
             let answers: Vec<Value> = answer.await.map_err(late)?.map_err(failed)?;
             let mut answers = answers.into_iter();
-            if shard.is_news_of_room(answers.next() == Some(Value::Int(1))) {
+            let pulse = answers.next().ok_or_else(|| garbled("no beat"))?;
+            let (is_full, was_lost) =
+                <(bool, bool)>::from_redis_value(pulse).map_err(|_| garbled("a beat"))?;
+            if shard.is_news_of_room(is_full) {
                 board.settle();
+            }
+            if was_lost && !is_first {
+                board.forgot(&shard, clock.now());
             }
             let there = answers.next().ok_or_else(|| garbled("no time"))?;
             if clock.now().since(asked) < CLOCK_ASKED_MAX {

@@ -2,9 +2,12 @@
 -- what makes room there goes on only as long as the node takes it for one that answers.
 --
 -- KEYS: 1 the beat, whose channel is called the same
--- ARGV: 1 ms it is kept, 2 command to publish with
--- Returns 1 if Redis takes nothing new, 0 otherwise.
-local put = redis.pcall('SET', KEYS[1], '', 'PX', ARGV[1])
+-- ARGV: 1 ms it is kept, 2 command to publish with, 3 what to write if there was none
+-- Returns whether Redis takes nothing new, and whether it had no beat of this node any more; 1 or 0.
+local was_lost = redis.call('EXISTS', KEYS[1]) == 0
+-- Who asks before the node has heard that its beat was lost sees it by this.
+local beat = was_lost and ARGV[3] or '1'
+local put = redis.pcall('SET', KEYS[1], beat, 'PX', ARGV[1])
 local is_full = put.err and put.err:find('OOM', 1, true)
 if put.err and not is_full then
   return put
@@ -12,7 +15,7 @@ end
 if is_full then
   -- Behind what adds nothing a script may write.
   redis.call('DEL', KEYS[1])
-  redis.call('SET', KEYS[1], '', 'PX', ARGV[1])
+  redis.call('SET', KEYS[1], beat, 'PX', ARGV[1])
 end
 redis.call(ARGV[2], KEYS[1], '')
-return is_full and 1 or 0
+return { is_full and 1 or 0, was_lost and 1 or 0 }

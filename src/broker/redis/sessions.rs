@@ -1,6 +1,7 @@
 //! Sessions: each has its record in one slot, and the rooms that remember it in others.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use handover_protocol::session::grant::Admission;
@@ -8,7 +9,7 @@ use handover_protocol::wire::{PeerId, RoomName, SessionId};
 use redis::{FromRedisValue, Value};
 
 use super::board::Held;
-use super::keys::{RoomKeys, session_keys};
+use super::keys::{RoomKeys, beat_key, session_keys};
 use super::stored::garbled;
 use super::{KEEP_MARGIN, PAST_KEPT, RedisBroker, millis};
 use crate::broker::{Author, ResumeError, Retired, SecretHash, SessionRecord, Unavailable};
@@ -93,6 +94,7 @@ impl RedisBroker {
     ) -> Result<SessionRecord, ResumeError> {
         loop {
             let Some(Kept { mut record, retired }) = self.record(session).await? else {
+                self.is_told_all(session).await?;
                 return Err(ResumeError::Unknown);
             };
             if retired || !record.secret_hash.fits(&secret_hash) {
@@ -117,6 +119,30 @@ impl RedisBroker {
             futures_util::future::try_join_all(fences).await?;
             return Ok(record);
         }
+    }
+
+    /// Whether a session without a record is unknown to everybody, too: not where Redis was emptied, or
+    /// went on with less, until whoever has sessions has told it again.
+    async fn is_told_all(&self, session: SessionId) -> Result<(), Unavailable> {
+        let (_, slot) = session_keys(session);
+        let shard = self.board.shard(slot)?;
+        let beat = {
+            let map = self.board.map.borrow();
+            let ours = |slot| map.owner(slot).is_some_and(|owner| Arc::ptr_eq(owner, &shard));
+            beat_key(&self.node, ours)
+        };
+        let is_there = match beat {
+            Some((beat, slot)) if !shard.has_forgotten(self.clock.now()) => {
+                // It may have been emptied since the last one.
+                let asked = self.board.ask(slot, Held::ByOne, |calls, _| {
+                    calls.get(&beat);
+                });
+                asked.await? == [Value::BulkString(b"1".to_vec())]
+            }
+            _ => false,
+        };
+        let lost = || Unavailable("redis has lost something, which is told again".to_owned());
+        is_there.then_some(()).ok_or_else(lost)
     }
 
     async fn fence(&self, room: &RoomName, record: &SessionRecord) -> Result<(), Unavailable> {

@@ -212,6 +212,34 @@ async fn who_is_replaced_on_another_node_is_known_here_for_a_while() {
 }
 
 #[tokio::test]
+async fn who_is_away_while_redis_is_emptied_goes_on_elsewhere() {
+    let server = Server::on_socket();
+    let nodes = on_redis(&server, Clock::start()).await;
+    let [here, there] = nodes.map(|node| start_on(Arc::new(node), limits()));
+    let open = here.open(hello(None), Some(Admission::anonymous()), mailbox());
+    let (seat, opened, _) = open.await.unwrap();
+    here.lost(&seat, Vec::new()).await;
+    let Hello { resume, .. } = resuming(opened);
+    let mut line = server.line().await;
+    ask(&mut line, "FLUSHALL").await;
+    let mut refused = 0;
+    let resumed = soon(async {
+        loop {
+            let resuming = hello(resume.clone());
+            match there.open(resuming, Some(Admission::anonymous()), mailbox()).await {
+                Ok((_, opened, _)) => break opened,
+                Err(refusal) => assert_eq!(refusal.code, ErrorCode::Unavailable),
+            }
+            refused += 1;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let resumed = resumed.await;
+    assert_eq!((resumed.session, resumed.resumed.is_some()), (seat.author.session, true));
+    assert!(refused > 0, "before it was told again there was no record");
+}
+
+#[tokio::test]
 async fn who_has_left_without_hearing_of_it_is_sent_to_come_back() {
     let server = Server::on_socket();
     let [here, there] = on_redis(&server, Clock::start()).await;
