@@ -100,6 +100,8 @@ pub(super) struct Lines {
     waiting: Vec<(MultiplexedConnection, Arc<Semaphore>)>,
     /// Who answers on `plain`.
     process: Arc<Process>,
+    /// Under which key this node's beats are there, and in which slot.
+    beat: (String, u16),
 }
 
 impl Lines {
@@ -108,10 +110,11 @@ impl Lines {
         plain: MultiplexedConnection,
         waiting: Vec<MultiplexedConnection>,
         process: Process,
+        beat: (String, u16),
     ) -> Lines {
         let one = |line| (line, Arc::new(Semaphore::new(1)));
         let waiting = waiting.into_iter().map(one).collect();
-        Lines { number, plain, waiting, process: Arc::new(process) }
+        Lines { number, plain, waiting, process: Arc::new(process), beat }
     }
 }
 
@@ -219,6 +222,11 @@ impl Shard {
             None => (lines.plain.clone(), None),
         };
         Ok(Line { number: lines.number, connection, turns, process: lines.process.clone() })
+    }
+
+    /// Where this node's beats are, while they are heard.
+    pub(super) fn beat(&self) -> Option<(String, u16)> {
+        self.lines.borrow().as_ref().map(|lines| lines.beat.clone())
     }
 
     /// The process that answers, if one does and is known.

@@ -155,7 +155,7 @@ impl Subscription {
 
     async fn open(&self, number: u64, before: Option<&str>) -> Result<Standing, Unavailable> {
         let nothing = || Unavailable("it has no slots".to_owned());
-        let (beat, _) =
+        let (beat, slot) =
             keys::beat_key(&self.node, |slot| self.is_ours(slot)).ok_or_else(nothing)?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(PATIENCE / 2))
@@ -184,7 +184,7 @@ impl Subscription {
         let mut standing =
             Standing { sink, pushed, overflown, channels, line: beat_line, beat: beat.clone() };
         let mut wanted = self.rooms.channels(|slot| self.is_ours(slot));
-        wanted.push(beat);
+        wanted.push(beat.clone());
         self.subscribe(&mut standing, wanted).await?;
         // It can be written to, and as many replicas as there have to be are there.
         self.beat(&standing, true).await?;
@@ -197,7 +197,7 @@ impl Subscription {
             // Before anybody asks it.
             self.board.met_another(&self.shard, self.clock.now());
         }
-        self.shard.opened(Lines::new(number, plain, waiting, process));
+        self.shard.opened(Lines::new(number, plain, waiting, process, (beat, slot)));
         Ok(standing)
     }
 

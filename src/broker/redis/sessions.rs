@@ -1,7 +1,6 @@
 //! Sessions: each has its record in one slot, and the rooms that remember it in others.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use handover_protocol::session::grant::Admission;
@@ -9,7 +8,7 @@ use handover_protocol::wire::{PeerId, RoomName, SessionId};
 use redis::{FromRedisValue, Value};
 
 use super::board::Held;
-use super::keys::{RoomKeys, beat_key, session_keys};
+use super::keys::{RoomKeys, session_keys};
 use super::stored::garbled;
 use super::{KEEP_MARGIN, PAST_KEPT, RedisBroker, millis};
 use crate::broker::{Author, ResumeError, Retired, SecretHash, SessionRecord, Unavailable};
@@ -126,12 +125,7 @@ impl RedisBroker {
     async fn is_told_all(&self, session: SessionId) -> Result<(), Unavailable> {
         let (_, slot) = session_keys(session);
         let shard = self.board.shard(slot)?;
-        let beat = {
-            let map = self.board.map.borrow();
-            let ours = |slot| map.owner(slot).is_some_and(|owner| Arc::ptr_eq(owner, &shard));
-            beat_key(&self.node, ours)
-        };
-        let is_there = match beat {
+        let is_there = match shard.beat() {
             Some((beat, slot)) if !shard.has_forgotten(self.clock.now()) => {
                 // It may have been emptied since the last one.
                 let asked = self.board.ask(slot, Held::ByOne, |calls, _| {
