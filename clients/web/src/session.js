@@ -138,6 +138,21 @@ export class ClientSession extends Commands {
     return this.greeting.delete(id);
   }
 
+  /**
+   * A room starts again. Greetings under way say where it was before: they would be answered by one more
+   * start, which skips what comes here meanwhile. Better to greet once more.
+   * @param {number} now
+   * @param {string} room
+   */
+  forestall(now, room) {
+    for (const { id, listed } of [...this.greeting.values()]) {
+      if (!listed?.has(room)) continue;
+      this.abandonGreeting(now, id);
+      this.emit({ type: 'link_failed', link: id, loss: { reason: 'a room started again meanwhile' }, timedOut: false });
+      this.emit({ type: 'close_link', link: id, why: 'not_now' });
+    }
+  }
+
   /** What was to take the session over did not: then it is down after all. */
   failHandingOver() {
     if (this.handingOver === null || this.greeting.size > 0) return;

@@ -115,6 +115,26 @@ test('a newer connection takes over: what it brings before its welcome is kept',
   assert.ok(!outputs.some(({ type }) => type === 'down'));
 });
 
+test('a greeting that a reset outruns is given up, one that is not said yet is not', () => {
+  const reset = { ...JOINED, id: undefined, type: 'reset', reason: 'epoch', epoch: 'f', signal: 7, bulk: 0 };
+  const closed = (/** @type {Bench} */ bench) => bench.outputs().filter(({ type }) => type === 'close_link');
+  const bench = new Bench().member();
+  bench.open(2);
+  bench.take(1, reset);
+  assert.deepEqual(closed(bench), [{ type: 'close_link', link: 2, why: 'not_now' }]);
+  // It may have arrived all the same.
+  bench.take(1, { type: 'close', code: 4504, reason: 'replaced' });
+  assert.ok(!bench.outputs().some(({ type }) => type === 'ended'));
+  const [hello] = bench.open(3);
+  assert.deepEqual(hello.resume.rooms.r, { epoch: 'f', signal: 7, bulk: 0 });
+
+  const later = new Bench().member();
+  later.session.handleOpened(later.now, 2);
+  later.take(1, reset);
+  assert.deepEqual(closed(later), []);
+  assert.equal(later.out(2)[0].resume.rooms.r.epoch, 'f');
+});
+
 test('replaced by a connection of our own is no end, by a stranger it is', () => {
   const close = { type: 'close', code: 4504, reason: 'replaced' };
   const ours = new Bench().member();

@@ -166,6 +166,7 @@ function handleJoined(session, now, message) {
 function handleReset(session, now, message) {
   const room = session.rooms.get(message.room);
   if (room === undefined) return;
+  session.forestall(now, room.name);
   const joining = room.standing === 'joining';
   begin(session, now, room, message, message.reason);
   if (!joining) return;

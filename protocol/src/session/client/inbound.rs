@@ -6,8 +6,8 @@ use super::requests::{Ask, Asker, Request};
 use super::room::{Admission, Room, Standing};
 use super::sends::{Sends, Verdict};
 use super::{
-    Answer, ClientSession, Credentials, Ended, Event, GREETING_RETRY, LinkClose, LinkId, Output,
-    Receipt, RequestError, RequestId, ResetCause, RoomEvent, SendError, SendId,
+    Answer, ClientSession, Credentials, Ended, Event, GREETING_RETRY, Link, LinkClose, LinkId,
+    Output, Receipt, RequestError, RequestId, ResetCause, RoomEvent, SendError, SendId,
 };
 use crate::time::Time;
 use crate::wire::error::Retry;
@@ -106,6 +106,7 @@ impl ClientSession {
                 self.joined(now, joined.id, &joined.room, positions, joined.seq, joined.members);
             }
             ServerMessage::Reset(reset) => {
+                self.forestall(id, &reset.room);
                 let positions = positions(reset.epoch, reset.signal, reset.bulk);
                 let cause = ResetCause::Gateway(reset.reason);
                 self.reset(now, &reset.room, cause, positions, reset.seq, reset.members);
@@ -132,6 +133,16 @@ impl ClientSession {
             }
             // A second `welcome` means nothing; `close` never comes here.
             ServerMessage::Welcome(_) | ServerMessage::Close(_) => {}
+        }
+    }
+
+    /// A greeting under way on another connection says where the room was before this start. It would
+    /// be answered by one more, which skips what comes here meanwhile: better to greet once more.
+    fn forestall(&mut self, id: LinkId, room: &RoomName) {
+        let lists = |link: &&Link| link.resuming.as_ref().is_some_and(|had| had.contains(room));
+        let other = self.next.as_ref().filter(|next| next.id != id);
+        if let Some(outrun) = other.filter(lists).map(|next| next.id) {
+            self.give_up(outrun, LinkClose::Dropped);
         }
     }
 

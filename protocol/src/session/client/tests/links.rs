@@ -67,6 +67,39 @@ fn the_older_connection_goes_on_until_the_newer_one_is_welcomed() {
 }
 
 #[test]
+fn a_greeting_that_a_reset_outruns_is_said_again() {
+    let mut session = in_room();
+    session.replace_link();
+    session.handle_connected(T0, NEXT, Streams::One);
+    transmits(&mut session, NEXT);
+    outputs(&mut session);
+    session.handle_message(T0, LINK, reset(40, 7, 0));
+    assert!(outputs(&mut session).contains(&Output::Close(NEXT, LinkClose::Dropped)));
+    assert_eq!(session.wants_link(), Some(Wanted { not_before: None, replaces: true }));
+    // It may have arrived all the same.
+    session.handle_message(T0, LINK, ServerMessage::Close(Close::new(CloseCode::Replaced)));
+    assert!(!session.is_ended());
+    session.handle_connected(T0, LinkId(3), Streams::One);
+    let out = transmits(&mut session, LinkId(3));
+    let [ClientMessage::Hello(hello)] = &out[..] else { panic!("{out:?}") };
+    assert_eq!(hello.resume.as_ref().unwrap().rooms[&room()].signal, 40);
+}
+
+#[test]
+fn a_greeting_that_is_not_said_yet_is_not_outrun() {
+    let mut session = in_room();
+    session.replace_link();
+    session.handle_connected(T0, NEXT, Streams::One);
+    outputs(&mut session);
+    session.handle_message(T0, LINK, reset(40, 7, 0));
+    let closed = |output: &Output| matches!(output, Output::Close(..));
+    assert!(!outputs(&mut session).iter().any(closed));
+    let out = transmits(&mut session, NEXT);
+    let [ClientMessage::Hello(hello)] = &out[..] else { panic!("{out:?}") };
+    assert_eq!(hello.resume.as_ref().unwrap().rooms[&room()].signal, 40);
+}
+
+#[test]
 fn being_replaced_by_oneself_is_no_end() {
     let replaced = || ServerMessage::Close(Close::new(CloseCode::Replaced));
     for newer_dies_first in [false, true] {

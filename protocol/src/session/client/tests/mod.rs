@@ -7,8 +7,8 @@ mod rooms;
 
 use super::*;
 use crate::wire::message::{
-    Error, Joined, Member, Message, PositionMark, Reference, ResumedRoom, Send, ServerMessage,
-    Welcome,
+    Error, Joined, Member, Message, PositionMark, Reference, Reset, ResetReason, ResumedRoom, Send,
+    ServerMessage, Welcome,
 };
 use crate::wire::{Epoch, ErrorCode, Json, Lane, LogLane};
 
@@ -146,4 +146,16 @@ fn in_room() -> ClientSession {
 
 fn send(session: &mut ClientSession, lane: LogLane, n: u64) -> SendId {
     session.send(T0, &room(), lane, None, body(n)).unwrap()
+}
+
+fn reset(signal: u64, bulk: u64, seq: u64) -> ServerMessage {
+    ServerMessage::Reset(Reset {
+        room: room(),
+        reason: ResetReason::Trimmed,
+        epoch: epoch(),
+        signal,
+        bulk,
+        seq: PerLane { signal: seq, bulk: 0 },
+        members: vec![member("me", 1), member("other", 2)],
+    })
 }

@@ -2,22 +2,10 @@
 
 use super::links::{accepted, accepted_on};
 use super::*;
-use crate::wire::message::{LeaveReason, MemberJoined, MemberLeft, Reset, ResetReason};
+use crate::wire::message::{LeaveReason, MemberJoined, MemberLeft};
 
 fn about(lane: LogLane, seq: u64) -> Reference {
     Reference { id: None, room: Some(room()), lane: Some(lane), seq: Some(seq) }
-}
-
-fn reset(signal: u64, bulk: u64, seq: u64) -> ServerMessage {
-    ServerMessage::Reset(Reset {
-        room: room(),
-        reason: ResetReason::Trimmed,
-        epoch: epoch(),
-        signal,
-        bulk,
-        seq: PerLane { signal: seq, bulk: 0 },
-        members: vec![member("me", 1), member("other", 2)],
-    })
 }
 
 #[test]
