@@ -172,7 +172,7 @@ impl Default for Metrics {
         let packets_dropped = Counter::default();
         registry.register(
             "packets_dropped",
-            "UDP datagrams dropped unread, because there was too much to do and many came from there",
+            "UDP datagrams dropped unread, because there was too much to do and many came to one connection id",
             packets_dropped.clone(),
         );
         let stepped_back = Counter::default();

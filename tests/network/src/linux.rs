@@ -31,10 +31,16 @@ pub async fn main() -> ExitCode {
 }
 
 async fn measure(rounds: usize, only: &[String]) -> io::Result<bool> {
+    let names = cases::ALL.map(|case| case.name);
+    if let Some(unknown) = only.iter().find(|name| !names.contains(&name.as_str())) {
+        println!("there is no case {unknown}, but {}\n0 passed, 1 failed", names.join(", "));
+        return Ok(false);
+    }
     let lab = Lab::build().await?;
     let (mut passed, mut failed) = (0, 0);
-    for case in
-        cases::ALL.iter().filter(|case| only.is_empty() || only.contains(&case.name.to_string()))
+    for case in cases::ALL
+        .iter()
+        .filter(|case| only.is_empty() || only.iter().any(|name| name == case.name))
     {
         match report::case(&lab, case, rounds).await {
             true => passed += 1,

@@ -3,7 +3,7 @@
 //!
 //! Fails on what must never happen: a message lost or repeated, a connection not kept where it
 //! can be, a session that does not come back, and an interruption of more than three times the
-//! target. A target itself is only reported as met or MISSED: the clients, the gateway and the
+//! sum of the target and of what the path did before. A target itself is only reported as met or MISSED: the clients, the gateway and the
 //! links share this machine's cores with whatever else runs on it.
 
 #![forbid(unsafe_code)]
