@@ -127,6 +127,11 @@ mod elsewhere {
     }
 
     #[tokio::test]
+    async fn who_spoke_for_a_lost_session_before_does_not_end_it() {
+        sessions::who_spoke_for_a_lost_session_before_does_not_end_it::<server::Redis>().await;
+    }
+
+    #[tokio::test]
     async fn an_ended_session_is_not_recorded_again() {
         sessions::an_ended_session_is_not_recorded_again::<server::Redis>().await;
     }
@@ -134,6 +139,7 @@ mod elsewhere {
     pub(super) async fn every_case<K: Kind>() {
         rooms::what_is_known_to_have_been_is_not_used_again::<K>().await;
         sessions::a_lost_session_is_recorded_again_by_who_speaks_for_it::<K>().await;
+        sessions::who_spoke_for_a_lost_session_before_does_not_end_it::<K>().await;
         sessions::an_ended_session_is_not_recorded_again::<K>().await;
     }
 }

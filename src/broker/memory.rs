@@ -104,9 +104,13 @@ impl Broker for MemoryBroker {
         Ok(Retired::From(session.rooms.iter().cloned().collect()))
     }
 
-    async fn end(&self, session: SessionId) -> Result<(), Unavailable> {
+    async fn end(&self, author: Author) -> Result<(), Unavailable> {
         let mut state = self.state();
-        let Some(ended) = state.sessions.remove(&session) else { return Ok(()) };
+        let recorded = state.sessions.get(&author.session).map(|known| known.record.generation);
+        if recorded.is_none_or(|recorded| recorded > author.generation) {
+            return Ok(());
+        }
+        let Some(ended) = state.sessions.remove(&author.session) else { return Ok(()) };
         for name in ended.sent_in {
             if let Some(room) = state.rooms.get_mut(&name) {
                 room.forget(ended.record.peer);
@@ -265,7 +269,7 @@ fn apply(
             Ok(Done::Joined(joining))
         }
         Change::Rejoin { user, metadata, .. } => {
-            let entry = room.rejoin(now, peer, user, metadata)?.entry;
+            let entry = room.rejoin(now, peer, user, metadata).entry;
             session.rooms.insert(name.clone());
             place(room, peer).map(|place| Done::Rejoined(place, entry))
         }
@@ -359,7 +363,7 @@ mod tests {
         assert_eq!(joining.snapshot.seq, PerLane { signal: 0, bulk: 1 });
         let repeated = apply(&again, send(&again, 1)).unwrap();
         assert!(matches!(repeated, Done::Sent(Sent::Duplicate(_))));
-        broker.end(author.session).await.unwrap();
+        broker.end(author).await.unwrap();
         assert_eq!(broker.dormant(), 0);
     }
 }

@@ -236,6 +236,15 @@ pub enum ResumeError {
     Unavailable(#[from] Unavailable),
 }
 
+/// What [`Broker::keep`] found.
+#[derive(Debug, Default)]
+pub struct Keeping {
+    /// Those that the broker does not have, or not under that generation.
+    pub strangers: Vec<Author>,
+    /// Why others could not be asked about.
+    pub failed: Option<Unavailable>,
+}
+
 /// Where rooms and sessions are kept. See the module for what is guaranteed.
 #[async_trait]
 pub trait Broker: fmt::Debug + Send + Sync + 'static {
@@ -268,10 +277,9 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
     async fn retire(&self, author: Author) -> Result<Retired, Unavailable>;
 
     /// Keeps sessions that are on this node, with a connection or without, from being taken for
-    /// those of a node that died. Called every [`KEEP_EVERY`]. Returns those that it does not
-    /// have, or not under that generation.
-    async fn keep(&self, _sessions: Vec<Author>) -> Result<Vec<Author>, Unavailable> {
-        Ok(Vec::new())
+    /// those of a node that died. Called every [`KEEP_EVERY`].
+    async fn keep(&self, _sessions: Vec<Author>) -> Keeping {
+        Keeping::default()
     }
 
     /// Counts when sessions may have been lost: [`Broker::keep`] is to be called again at once.
@@ -290,8 +298,9 @@ pub trait Broker: fmt::Debug + Send + Sync + 'static {
         Ok(())
     }
 
-    /// Forgets a retired session that has left its rooms.
-    async fn end(&self, session: SessionId) -> Result<(), Unavailable>;
+    /// Forgets a retired session that has left its rooms, unless another one speaks for it: who did
+    /// not know while it was lost.
+    async fn end(&self, author: Author) -> Result<(), Unavailable>;
 
     /// The room's state; a new life named `fresh` if it has none.
     async fn load(

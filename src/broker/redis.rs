@@ -65,8 +65,8 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::{
-    Author, Broker, Change, Done, News, ResumeError, Retired, RoomOp, RoomState, SecretHash,
-    SessionRecord, Unavailable,
+    Author, Broker, Change, Done, Keeping, News, ResumeError, Retired, RoomOp, RoomState,
+    SecretHash, SessionRecord, Unavailable,
 };
 use crate::clock::Clock;
 pub use address::BadAddress;
@@ -367,7 +367,7 @@ impl Broker for RedisBroker {
         self.retire_session(author).await
     }
 
-    async fn keep(&self, sessions: Vec<Author>) -> Result<Vec<Author>, Unavailable> {
+    async fn keep(&self, sessions: Vec<Author>) -> Keeping {
         self.count_sessions(sessions).await
     }
 
@@ -383,8 +383,8 @@ impl Broker for RedisBroker {
         self.count_out().await
     }
 
-    async fn end(&self, session: SessionId) -> Result<(), Unavailable> {
-        self.end_session(session).await
+    async fn end(&self, author: Author) -> Result<(), Unavailable> {
+        self.end_session(author).await
     }
 
     async fn load(

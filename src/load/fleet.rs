@@ -57,6 +57,12 @@ impl Fleet {
         }
     }
 
+    /// Waits until every member has been told of the last time.
+    pub async fn wait_told(&self) {
+        let Some((run, members)) = self.running.get() else { return };
+        run.ledger.wait_told(members.iter().map(|member| member.rooms.len()).sum()).await;
+    }
+
     /// How many sessions each gateway carries now.
     pub fn carried(&self, gateway: SocketAddr) -> usize {
         let members = self.running.get().map_or(&[][..], |(_, members)| members);

@@ -12,6 +12,7 @@ use handover_client::LogLane;
 use handover_protocol::time::Time;
 use handover_protocol::wire::Position;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 /// A session, as the run numbers it.
 pub(super) type Session = usize;
@@ -66,6 +67,8 @@ struct Books {
 pub(super) struct Ledger {
     books: Mutex<Books>,
     keeps_places: bool,
+    /// How many memberships know of the newest life.
+    told: watch::Sender<usize>,
 }
 
 impl Ledger {
@@ -96,6 +99,20 @@ impl Ledger {
     /// The rooms' store is emptied now.
     pub(super) fn empty(&self, now: Time) {
         self.lock().emptied.push(now);
+        self.told.send_replace(0);
+    }
+
+    /// A membership has been told of a life: of the how manieth.
+    pub(super) fn tell(&self, life: usize) {
+        if life == self.lock().emptied.len() {
+            self.told.send_modify(|told| *told += 1);
+        }
+    }
+
+    /// Until so many know of the newest life.
+    pub(super) async fn wait_told(&self, memberships: usize) {
+        // The sender is this very ledger's.
+        let _ = self.told.subscribe().wait_for(|told| *told >= memberships).await;
     }
 
     /// When it was, each time.

@@ -284,7 +284,8 @@ pub(super) async fn listen(
     let mut is_settled = false;
     let mut said = false;
     loop {
-        if is_settled && !said && receiver.outstanding(&run.ledger) == 0 {
+        let is_told = receiver.lives() >= run.ledger.emptied().len() as u64;
+        if is_settled && !said && is_told && receiver.outstanding(&run.ledger) == 0 {
             said = true;
             // Nobody waits for it any more once the time is up.
             // Room for everybody who listens.
@@ -301,14 +302,14 @@ pub(super) async fn listen(
                     heard.delays.add(now.since(Time::from_micros(note.sent)));
                 }
                 Some(RoomEvent::Reset(ResetCause::Gateway(ResetReason::Epoch), _)) => {
-                    receiver.begin_again(run.clock.now());
+                    receiver.begin_again(&run.ledger, run.clock.now());
                 }
                 // Who had no connection when the store was emptied is told so: it is no member any
                 // more, and joins the life that is.
                 Some(RoomEvent::Reset(ResetCause::Rejoined, _))
                     if receiver.lives() < run.ledger.emptied().len() as u64 =>
                 {
-                    receiver.begin_again(run.clock.now());
+                    receiver.begin_again(&run.ledger, run.clock.now());
                 }
                 Some(RoomEvent::Reset(cause, _)) => {
                     tracing::warn!(session, ?cause, "a room was reset");

@@ -81,8 +81,9 @@ impl Receiver {
     }
 
     /// The room is said to begin a new life.
-    pub(super) fn begin_again(&mut self, now: Time) {
+    pub(super) fn begin_again(&mut self, ledger: &Ledger, now: Time) {
         self.begun.push(now);
+        ledger.tell(self.begun.len());
         self.past.extend(self.epoch.take());
         self.offsets.clear();
         self.cursors.values_mut().for_each(|cursor| cursor.is_stale = true);
@@ -253,7 +254,7 @@ mod tests {
         let (ledger, mut receiver) = (ledger(), Receiver::new(2, 0));
         for (nth, number) in numbers.iter().enumerate() {
             if nth == before {
-                receiver.begin_again(at(2));
+                receiver.begin_again(&ledger, at(2));
             }
             let epoch = if nth < before { "a" } else { "b" };
             let position = place(epoch, nth as u64 + 1);
@@ -309,7 +310,7 @@ mod tests {
     fn lives_do_not_mix() {
         let (ledger, mut receiver) = (ledger(), Receiver::new(2, 0));
         receiver.take(&ledger, LogLane::Signal, place("a", 1), &note(0), true);
-        receiver.begin_again(at(2));
+        receiver.begin_again(&ledger, at(2));
         receiver.take(&ledger, LogLane::Signal, place("a", 2), &note(1), true);
         assert_eq!(receiver.tally.mixed, 1, "behind the news of the next one");
         receiver.take(&ledger, LogLane::Signal, place("b", 1), &note(3), true);
@@ -323,7 +324,7 @@ mod tests {
         ledger.turn_away(STREAM, 1, at(2));
         receiver.take(&ledger, LogLane::Signal, place("a", 1), &note(0), true);
         ledger.empty(at(1));
-        receiver.begin_again(at(3));
+        receiver.begin_again(&ledger, at(3));
         let tally = receiver.finish(&ledger).0;
         assert_eq!((tally.too_early, tally.turned_away, tally.lost), (1, 0, 1));
 

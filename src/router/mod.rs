@@ -350,7 +350,7 @@ impl Router {
         }
         if !is_current {
             // It has been replaced, or the broker has lost it.
-            self.0.revive(seat).await;
+            self.0.revive(seat).await.map_err(|_| UNAVAILABLE)?;
         }
         let rooms = rooms.iter().map(|(name, handle)| (name, handle));
         fix(seat.author, &admission.grant, rooms).await;
@@ -443,7 +443,7 @@ impl Router {
         let left = futures_util::future::join_all(leaving).await;
         // Forgotten last: as long as it is in a room, somebody has to know.
         let left: Vec<_> = left.into_iter().collect::<Result<_, Unavailable>>()?;
-        self.0.broker.end(author.session).await?;
+        self.0.broker.end(author).await?;
         self.0.forget(&mut self.0.sessions(), author, |_| true);
         Ok(left.into_iter().flatten().collect())
     }
@@ -505,19 +505,16 @@ impl Sessions {
 impl Shared {
     /// Records a session again that the broker does not know under this generation: it has lost
     /// it, or another connection speaks for it.
-    async fn revive(&self, seat: &Seat) {
-        if self.is_replaced(seat.author, seat.kept.as_deref()).await {
+    async fn revive(&self, seat: &Seat) -> Result<(), Unavailable> {
+        if self.is_replaced(seat.author, seat.kept.as_deref()).await? {
             seat.replace();
         }
+        Ok(())
     }
 
-    async fn is_replaced(&self, author: Author, kept: Option<&Kept>) -> bool {
-        let Some(kept) = kept else { return true };
-        let revived =
-            self.broker.revive(kept.record(author)).await.inspect_err(
-                |error| tracing::debug!(%error, "a session is not recorded again yet"),
-            );
-        matches!(revived, Ok(false))
+    async fn is_replaced(&self, author: Author, kept: Option<&Kept>) -> Result<bool, Unavailable> {
+        let Some(kept) = kept else { return Ok(true) };
+        self.broker.revive(kept.record(author)).await.map(|is_recorded| !is_recorded)
     }
 
     /// Forgets where a session is, if it is under a generation that `which` allows.

@@ -13,10 +13,11 @@ use handover_protocol::session::{Op, Outcome};
 use handover_protocol::time::Time;
 use handover_protocol::wire::message::{Positions, Send};
 use handover_protocol::wire::{Codec, Epoch, Json, Secret, UserId};
+use tokio::sync::watch;
 
 use super::*;
 use crate::broker::memory::MemoryBroker;
-use crate::broker::{AtHand, Change, Done, Retired, RoomOp, RoomState};
+use crate::broker::{AtHand, Change, Done, KEEP_EVERY, Keeping, Retired, RoomOp, RoomState};
 
 struct Member {
     seat: Arc<Seat>,
@@ -35,12 +36,17 @@ struct Faulty {
     at_hand: bool,
     /// How often it was told that the node lives. The first time is one too many.
     beats: Arc<AtomicUsize>,
+    /// How often it was told which sessions are here: none of them can be kept.
+    kept: watch::Sender<u64>,
+    losses: watch::Sender<u64>,
 }
 
 impl Faulty {
     fn new(limits: RoomLimits, fails: &Arc<AtomicBool>, at_hand: bool) -> Self {
         let (sound, fails) = (MemoryBroker::new(limits), fails.clone());
-        Faulty { sound, fails, at_hand, beats: Arc::new(AtomicUsize::new(1)) }
+        let (beats, kept, losses) =
+            (Arc::new(AtomicUsize::new(1)), Default::default(), Default::default());
+        Faulty { sound, fails, at_hand, beats, kept, losses }
     }
 
     fn fail(&self) {
@@ -73,8 +79,17 @@ impl Broker for Faulty {
         self.sound.retire(author).await
     }
 
-    async fn end(&self, session: SessionId) -> Result<(), Unavailable> {
-        self.sound.end(session).await
+    async fn end(&self, author: Author) -> Result<(), Unavailable> {
+        self.sound.end(author).await
+    }
+
+    async fn keep(&self, _: Vec<Author>) -> Keeping {
+        self.kept.send_modify(|kept| *kept += 1);
+        Keeping { strangers: Vec::new(), failed: Some(Unavailable("on purpose".to_owned())) }
+    }
+
+    fn losses(&self) -> Option<watch::Receiver<u64>> {
+        Some(self.losses.subscribe())
     }
 
     async fn beat(&self) -> Result<bool, Unavailable> {
@@ -487,6 +502,26 @@ async fn a_fault_does_not_end_what_looks_after_the_node() {
     })
     .await;
     assert!(router.0.metrics.encode().unwrap().contains("handover_panics_total 1"));
+}
+
+#[tokio::test]
+async fn sessions_that_could_not_be_kept_are_kept_soon() {
+    let (losses, kept) = (watch::Sender::new(0), watch::Sender::new(0));
+    let _router = router_on(|limits| Faulty {
+        losses: losses.clone(),
+        kept: kept.clone(),
+        ..Faulty::new(limits, &Arc::default(), false)
+    });
+    let mut kept = kept.subscribe();
+    soon(async {
+        while losses.receiver_count() == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    losses.send_modify(|losses| *losses += 1);
+    let again = tokio::time::timeout(KEEP_EVERY / 2, kept.wait_for(|kept| *kept >= 2));
+    again.await.expect("long before the next time").unwrap();
 }
 
 #[tokio::test]

@@ -12,7 +12,9 @@ use tokio::sync::oneshot;
 
 use super::handle::{Command, RoomHandle};
 use super::{Router, Whereabouts};
-use crate::broker::{Author, BEAT_AGAIN, BEAT_EVERY, BEAT_PATIENCE, KEEP_EVERY, Unavailable};
+use crate::broker::{
+    Author, BEAT_AGAIN, BEAT_EVERY, BEAT_PATIENCE, KEEP_EVERY, Keeping, Unavailable,
+};
 use crate::telemetry::guarded;
 
 /// How long a room is asked for what cannot be left undone, and how far apart: longer than a store
@@ -170,7 +172,7 @@ impl Router {
 
     async fn keep_once(&self) -> Result<(), Unavailable> {
         let here: Vec<Author> = self.0.sessions().here.values().map(Whereabouts::author).collect();
-        let strangers = self.0.broker.keep(here).await?;
+        let Keeping { strangers, failed } = self.0.broker.keep(here).await;
         let revived = strangers.into_iter().map(async |stranger| {
             let (seat, kept) = match self.0.sessions().here.get(&stranger.session) {
                 Some(Whereabouts::Connected(seat)) => (Some(seat.clone()), seat.kept.clone()),
@@ -179,16 +181,17 @@ impl Router {
                 {
                     (None, kept.clone())
                 }
-                Some(Whereabouts::Lost(..)) | None => return,
+                Some(Whereabouts::Lost(..)) | None => return Ok(()),
             };
             match seat {
                 Some(seat) => self.0.revive(&seat).await,
                 // If another connection speaks for it, its end finds out by itself.
-                None => drop(self.0.is_replaced(stranger, kept.as_deref()).await),
+                None => self.0.is_replaced(stranger, kept.as_deref()).await.map(drop),
             }
         });
-        stream::iter(revived).buffer_unordered(UNDER_WAY_MAX).collect::<()>().await;
-        Ok(())
+        let revived = stream::iter(revived).buffer_unordered(UNDER_WAY_MAX);
+        // Whatever becomes of one, the others are recorded.
+        revived.fold(failed.map_or(Ok(()), Err), async |all, one| all.and(one)).await
     }
 
     /// Tells other nodes that this one lives, and its rooms when others have died.

@@ -213,26 +213,26 @@ impl Room {
         metadata: Option<Json>,
     ) -> Result<Joining, Refusal> {
         let metadata = metadata.unwrap_or_else(Json::empty_object);
-        let is_full = self.members.len() >= self.limits.members;
-        if !self.is_member(peer) && !is_full && self.limits.refuses(self.shown, 0, metadata.len()) {
+        if !self.is_member(peer) && self.members.len() >= self.limits.members {
+            return Err(Refusal::new(ErrorCode::RoomFull, "this room is full"));
+        }
+        if !self.is_member(peer) && self.limits.refuses(self.shown, 0, metadata.len()) {
             return Err(Refusal::TOO_MUCH_SHOWN);
         }
-        self.rejoin(now, peer, user, Some(metadata))
+        Ok(self.rejoin(now, peer, user, Some(metadata)))
     }
 
-    /// The same for who was a member before the room was lost: it shows what it has shown.
+    /// The same for who was a member before the room was lost: it has had its place, and shows what it
+    /// has shown.
     pub fn rejoin(
         &mut self,
         now: Time,
         peer: PeerId,
         user: Option<UserId>,
         metadata: Option<Json>,
-    ) -> Result<Joining, Refusal> {
+    ) -> Joining {
         if self.is_member(peer) {
-            return Ok(Joining { snapshot: self.snapshot(peer), entry: None });
-        }
-        if self.members.len() >= self.limits.members {
-            return Err(Refusal::new(ErrorCode::RoomFull, "this room is full"));
+            return Joining { snapshot: self.snapshot(peer), entry: None };
         }
         let metadata = metadata.unwrap_or_else(Json::empty_object);
         self.shown += metadata.len();
@@ -240,7 +240,7 @@ impl Room {
         let entry = self.append(now, LogLane::Signal, peer, event);
         let since = entry.offset;
         self.members.insert(peer, Member { peer, user, metadata, since, away: false });
-        Ok(Joining { snapshot: self.snapshot(peer), entry: Some(entry) })
+        Joining { snapshot: self.snapshot(peer), entry: Some(entry) }
     }
 
     /// Ends `peer`'s membership, if it is a member.

@@ -64,7 +64,7 @@ async fn what_was_applied_stays_known_when_its_node_is_taken_for_dead() {
     // At its end it is forgotten.
     assert!(matches!(there.broker.retire(ann).await.unwrap(), Retired::From(_)));
     there.leave(ann).await;
-    there.broker.end(ann.session).await.unwrap();
+    there.broker.end(ann).await.unwrap();
     let names: Vec<String> = fields().await;
     assert!(names.iter().all(|name| !name.ends_with(":ann")), "{names:?}");
 }

@@ -181,6 +181,43 @@ async fn a_log_that_went_on_differently_begins_a_new_epoch() {
 }
 
 #[tokio::test]
+async fn a_lost_beat_is_told_until_the_node_has_noted_it() {
+    let server = Server::on_socket();
+    let line = server.line().await;
+    let beat = async |note: &str| {
+        let mut beat = ::redis::cmd("EVAL");
+        beat.arg(include_str!("../redis/pulse.lua")).arg(1).arg("beat");
+        beat.arg(60_000).arg("PUBLISH").arg(note);
+        let (_, was_lost) = beat.query_async::<(bool, bool)>(&mut line.clone()).await.unwrap();
+        was_lost
+    };
+    let says = async || ask(&mut line.clone(), "GET beat").await;
+    assert!(!beat("first").await);
+    assert!(!beat("").await);
+    assert_eq!(says().await, ::redis::Value::BulkString(b"1".to_vec()));
+    ask(&mut line.clone(), "FLUSHALL").await;
+    assert!(beat("noted").await, "it was another loss that was noted");
+    assert!(beat("").await, "nobody may have heard the answer");
+    assert_eq!(says().await, ::redis::Value::BulkString(Vec::new()));
+    assert!(!beat("noted").await);
+    assert_eq!(says().await, ::redis::Value::BulkString(b"1".to_vec()));
+    assert!(!beat("").await);
+}
+
+#[tokio::test]
+async fn what_is_emptied_while_connections_break_is_noticed() {
+    let (here, _) = Nodes::joined::<Redis>(limits(GENEROUS), &["ann"]).await;
+    let mut losses = here.broker.losses().expect("it is elsewhere");
+    losses.mark_unchanged();
+    let mut both = ::redis::pipe();
+    both.atomic().cmd("FLUSHALL").cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub");
+    both.cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal");
+    both.query_async::<::redis::Value>(&mut server(&here).line().await).await.unwrap();
+    let noticed = tokio::time::timeout(Duration::from_secs(10), losses.changed()).await;
+    noticed.expect("it is found out").unwrap();
+}
+
+#[tokio::test]
 async fn a_generation_that_is_lost_is_not_given_again() {
     let (here, there) = Nodes::joined::<Redis>(limits(GENEROUS), &["ann"]).await;
     let kept = format!("handover:{{s:{}}}:record", author("ann").session);
@@ -191,7 +228,7 @@ async fn a_generation_that_is_lost_is_not_given_again() {
     // Whoever was the first to be resumed has heard nothing of the second.
     assert!(is_fenced(here.ask(first, here.message(LogLane::Bulk, 1, "1")).await));
     assert_eq!(here.broker.retire(first).await.unwrap(), Retired::Not);
-    assert_eq!(here.broker.keep(vec![first]).await.unwrap().len(), 1);
+    assert_eq!(here.broker.keep(vec![first]).await.strangers.len(), 1);
     let known =
         SessionRecord { generation: first.generation, rooms: vec![room()], ..record("ann") };
     assert!(!here.broker.revive(known).await.unwrap());
@@ -425,7 +462,7 @@ async fn full(master: &Server, address: &str, replicas: u32) {
     assert!(later.leave(bob).await.is_some());
     assert_eq!(here.broker.retire(ann).await.unwrap(), Retired::From(vec![room()]));
     assert!(later.leave(ann).await.is_some());
-    here.broker.end(ann.session).await.unwrap();
+    here.broker.end(ann).await.unwrap();
     let gone = later.later(100);
     assert!(gone.remove().await);
     ask(&mut line, "CONFIG SET maxmemory 0").await;

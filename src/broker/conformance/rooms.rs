@@ -137,6 +137,10 @@ pub(super) async fn a_full_room_takes_nobody_but_its_members<K: Kind>() {
     there.join(author("bob")).await.unwrap();
     here.leave(author("ann")).await;
     there.join(author("dan")).await.unwrap();
+    // Who had its place in a life that was lost has it in the next.
+    let rejoin = Change::Rejoin { user: None, metadata: None, seq: PerLane::default() };
+    assert_eq!(code(here.ask(author("ann"), rejoin).await), None);
+    assert_eq!(here.snapshot(author("ann")).await.unwrap().members.len(), 4);
 }
 
 pub(super) async fn what_members_show_together_is_bounded<K: Kind>() {

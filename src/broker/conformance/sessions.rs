@@ -115,8 +115,8 @@ pub(super) async fn an_ended_session_does_nothing_more<K: Kind>() {
     let ann = author("ann");
     here.broker.retire(ann).await.unwrap();
     here.leave(ann).await;
-    here.broker.end(ann.session).await.unwrap();
-    here.broker.end(ann.session).await.unwrap();
+    here.broker.end(ann).await.unwrap();
+    here.broker.end(ann).await.unwrap();
     assert!(matches!(resume(&there, "ann").await, Err(ResumeError::Unknown)));
     let join = joining();
     assert!(is_fenced(there.ask(ann, join).await));
@@ -129,7 +129,7 @@ pub(super) async fn an_ended_session_is_forgotten_by_its_rooms<K: Kind>() {
     let ann = author("ann");
     here.append(ann, LogLane::Bulk, 1).await;
     here.leave(ann).await;
-    here.broker.end(ann.session).await.unwrap();
+    here.broker.end(ann).await.unwrap();
     // The same name again is another session: nothing it sends is a repetition.
     there.broker.open(record("ann")).await.unwrap();
     assert_eq!(there.join(ann).await.unwrap().snapshot.seq, PerLane::default());
@@ -173,13 +173,13 @@ pub(super) async fn what_a_session_may_do_goes_with_it<K: Kind>() {
 pub(super) async fn a_lost_session_is_recorded_again_by_who_speaks_for_it<K: Kind>() {
     let (here, there) = Nodes::with::<K>(limits(GENEROUS), &["ann"]).await;
     let (ann, bob) = (author("ann"), author("bob"));
-    assert_eq!(there.broker.keep(vec![ann]).await.unwrap().len(), 0);
-    assert_eq!(there.broker.keep(vec![ann, bob]).await.unwrap()[0].peer, bob.peer);
+    assert_eq!(there.broker.keep(vec![ann]).await.strangers.len(), 0);
+    assert_eq!(there.broker.keep(vec![ann, bob]).await.strangers[0].peer, bob.peer);
     assert!(there.broker.revive(record("bob")).await.unwrap());
     assert!(here.join(bob).await.is_ok());
     let newer = resumed(&here, "bob").await;
     assert!(!there.broker.revive(record("bob")).await.unwrap(), "another one speaks for it");
-    assert_eq!(there.broker.keep(vec![bob]).await.unwrap().len(), 1);
+    assert_eq!(there.broker.keep(vec![bob]).await.strangers.len(), 1);
     assert_eq!(there.broker.retire(author("cid")).await.unwrap(), Retired::Lost);
     let generation = newer.generation + 5;
     let newest = SessionRecord { generation, rooms: vec![room()], ..record("bob") };
@@ -193,14 +193,38 @@ pub(super) async fn a_lost_session_is_recorded_again_by_who_speaks_for_it<K: Kin
     assert_eq!(newest.rooms, [elsewhere], "with its rooms");
 }
 
+pub(super) async fn who_spoke_for_a_lost_session_before_does_not_end_it<K: Kind>() {
+    let (here, there) = Nodes::with::<K>(limits(GENEROUS), &[]).await;
+    let speaks = |name: &str| Author { generation: author(name).generation + 5, ..author(name) };
+    let known = |name: &str| SessionRecord { generation: speaks(name).generation, ..record(name) };
+    for name in ["ann", "bob"] {
+        let (before, now) = (author(name), speaks(name));
+        // Its record is gone, and its former node takes it for expired.
+        assert_eq!(here.broker.retire(before).await.unwrap(), Retired::Lost);
+        let is_first = name == "ann";
+        if is_first {
+            here.broker.end(before).await.unwrap();
+            assert!(!here.broker.revive(record(name)).await.unwrap(), "as far as it went");
+        }
+        assert!(there.broker.revive(known(name)).await.unwrap());
+        there.join(now).await.unwrap();
+        there.append(now, LogLane::Bulk, 1).await;
+        here.broker.end(before).await.unwrap();
+        assert!(there.broker.keep(vec![now]).await.strangers.is_empty(), "{name}");
+        let again = there.send(now, LogLane::Bulk, 1).await;
+        assert!(matches!(again, Ok(Sent::Duplicate(_))), "what it sent is known: {again:?}");
+        assert_eq!(resume(&here, name).await.unwrap().rooms, [room()]);
+    }
+}
+
 pub(super) async fn an_ended_session_is_not_recorded_again<K: Kind>() {
     let (here, there) = Nodes::joined::<K>(limits(GENEROUS), &["ann"]).await;
     let ann = author("ann");
     assert_eq!(there.broker.retire(ann).await.unwrap(), Retired::From(vec![room()]));
     there.leave(ann).await;
-    there.broker.end(ann.session).await.unwrap();
+    there.broker.end(ann).await.unwrap();
     // A node that has not heard of it.
-    assert_eq!(here.broker.keep(vec![ann]).await.unwrap().len(), 1);
+    assert_eq!(here.broker.keep(vec![ann]).await.strangers.len(), 1);
     let known = SessionRecord { rooms: vec![room()], ..record("ann") };
     assert!(!here.broker.revive(known).await.unwrap());
     assert_eq!(here.broker.retire(ann).await.unwrap(), Retired::Not);

@@ -151,7 +151,7 @@ local function enter(peer, event, cost, user, metadata, is_back)
   if redis.call('HEXISTS', members, peer) == 1 then
     return nil
   end
-  if redis.call('HLEN', members) >= tonumber(ARGV[13]) then
+  if not is_back and redis.call('HLEN', members) >= tonumber(ARGV[13]) then
     return nil, refuse('room_full')
   end
   if not is_back and is_too_much(0, #metadata) then
@@ -183,7 +183,7 @@ function change.K(peer, event, cost, user, metadata, seqs)
       redis.call('HSET', past, lane .. ':' .. peer, seq .. ' 0 ' .. epoch)
     end
   end
-  -- What it shows it has shown before.
+  -- It has had its place, and has shown what it shows, before.
   local line, refused = enter(peer, event, cost, user, metadata, true)
   if not refused then
     at_home(peer)

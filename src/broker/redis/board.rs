@@ -126,6 +126,8 @@ pub(super) struct Shard {
     is_full: AtomicBool,
     /// When it was last found to have less than it was told.
     forgot: Mutex<Option<Time>>,
+    /// It is not told yet that this has been found.
+    is_noted: AtomicBool,
     /// See [`Shift`]; known while there are lines.
     shift: AtomicI64,
     /// The number of the newest [`Lines`] that failed.
@@ -139,8 +141,9 @@ impl Shard {
         let (follow, asked) = mpsc::channel(ASKED_MAX);
         let (lines, shift) = (watch::Sender::new(None), AtomicI64::new(0));
         let (is_full, failed) = (AtomicBool::new(false), watch::Sender::new(0));
-        let forgot = Mutex::default();
-        (Arc::new(Shard { place, lines, is_full, forgot, shift, failed, follow }), asked)
+        let (forgot, is_noted) = (Mutex::default(), AtomicBool::new(false));
+        let shard = Shard { place, lines, is_full, forgot, is_noted, shift, failed, follow };
+        (Arc::new(shard), asked)
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -167,6 +170,11 @@ impl Shard {
     pub(super) fn has_forgotten(&self, now: Time) -> bool {
         let forgot = *self.forgot.lock().unwrap_or_else(PoisonError::into_inner);
         forgot.is_some_and(|at| now.since(at) < TOLD_AGAIN_WITHIN)
+    }
+
+    /// Whether it is to be told that its loss has been found: once.
+    pub(super) fn takes_note(&self) -> bool {
+        self.is_noted.swap(false, Ordering::AcqRel)
     }
 
     pub(super) fn opened(&self, lines: Lines) {
@@ -339,6 +347,7 @@ impl Board {
     pub(super) fn forgot(&self, shard: &Shard, now: Time) {
         tracing::warn!(place = %shard.place, "redis may have lost something: what is known is told again");
         *shard.forgot.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        shard.is_noted.store(true, Ordering::Release);
         self.losses.send_modify(|losses| *losses += 1);
     }
 

@@ -13,7 +13,7 @@ use super::keys::{NODES, TERMS, nodes_slot, session_keys};
 use super::sessions::AT_ONCE;
 use super::stored::garbled;
 use super::{Options, RedisBroker, millis};
-use crate::broker::{Author, BEAT_AGAIN, BEAT_EVERY, BEAT_PATIENCE, Unavailable};
+use crate::broker::{Author, BEAT_AGAIN, BEAT_EVERY, BEAT_PATIENCE, Keeping, Unavailable};
 
 /// A node that has said nothing for this long is dead.
 const NODE_SILENCE_MAX: Duration = Duration::from_secs(3);
@@ -152,10 +152,7 @@ impl RedisBroker {
     }
 
     /// See [`Broker::keep`](crate::broker::Broker::keep).
-    pub(super) async fn count_sessions(
-        &self,
-        sessions: Vec<Author>,
-    ) -> Result<Vec<Author>, Unavailable> {
+    pub(super) async fn count_sessions(&self, sessions: Vec<Author>) -> Keeping {
         let kept_ms = i64::try_from(self.session_kept.as_millis()).unwrap_or(i64::MAX);
         let kept = sessions.into_iter().map(async |author: Author| {
             let (keys, slot) = session_keys(author.session);
@@ -170,10 +167,15 @@ impl RedisBroker {
             Ok((had != Some(author.generation)).then_some(author))
         });
         // Those on a master that does not answer keep nobody else's from being looked after.
-        let strangers = stream::iter(kept).buffer_unordered(AT_ONCE);
-        let strangers = strangers.filter_map(async |kept: Result<_, Unavailable>| {
-            kept.inspect_err(|error| tracing::debug!(%error, "a session is not kept")).ok()?
-        });
-        Ok(strangers.collect().await)
+        let kept = stream::iter(kept).buffer_unordered(AT_ONCE);
+        let found =
+            kept.fold(Keeping::default(), async |mut found, kept: Result<_, Unavailable>| {
+                match kept {
+                    Ok(stranger) => found.strangers.extend(stranger),
+                    Err(failed) => found.failed = Some(failed),
+                }
+                found
+            });
+        found.await
     }
 }

@@ -10,7 +10,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt, OptionFuture, try_join_all};
@@ -43,6 +43,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 const FOLLOWED_AT_ONCE: usize = 256;
 /// What was published and not looked at yet.
 const PUSHED_MAX: usize = 8_192;
+/// Bytes of it. What is more is not kept: the rooms read it from their logs.
+const PUSHED_BYTES_MAX: usize = 64 << 20;
 /// Connections that wait for replicas, to each shard.
 const WAITING_LINES: usize = 8;
 /// What a beat is written under goes by itself when its node is gone.
@@ -89,6 +91,7 @@ pub(super) struct Subscription {
 struct Standing {
     sink: MultiplexedConnection,
     pushed: mpsc::Receiver<PushInfo>,
+    pushed_bytes: Arc<AtomicUsize>,
     /// Something did not fit in.
     overflown: Arc<AtomicBool>,
     channels: HashSet<String>,
@@ -170,24 +173,37 @@ impl Subscription {
         self.shard.set_shift(self.clocks(&mut plain).await?);
         let (sender, pushed) = mpsc::channel(PUSHED_MAX);
         let overflown = Arc::new(AtomicBool::new(false));
-        let is_over = overflown.clone();
+        let pushed_bytes = Arc::new(AtomicUsize::new(0));
+        let (is_over, waiting_bytes) = (overflown.clone(), pushed_bytes.clone());
         let config = config.set_push_sender(move |push: PushInfo| {
             // Whoever subscribes is told so by itself: thousands of these would fill it for nothing.
-            let is_answer = matches!(push.kind, PushKind::Subscribe | PushKind::SSubscribe);
-            if !is_answer && sender.try_send(push).is_err() {
+            if matches!(push.kind, PushKind::Subscribe | PushKind::SSubscribe) {
+                return Ok(());
+            }
+            let bytes = size(&push);
+            let before = waiting_bytes.fetch_add(bytes, Ordering::AcqRel);
+            if before + bytes > PUSHED_BYTES_MAX || sender.try_send(push).is_err() {
+                waiting_bytes.fetch_sub(bytes, Ordering::AcqRel);
                 is_over.store(true, Ordering::Release);
             }
             Ok::<(), ()>(())
         });
         let sink = bounded(client.get_multiplexed_async_connection_with_config(&config)).await?;
         let channels = HashSet::new();
-        let mut standing =
-            Standing { sink, pushed, overflown, channels, line: beat_line, beat: beat.clone() };
+        let mut standing = Standing {
+            sink,
+            pushed,
+            pushed_bytes,
+            overflown,
+            channels,
+            line: beat_line,
+            beat: beat.clone(),
+        };
         let mut wanted = self.rooms.channels(|slot| self.is_ours(slot));
         wanted.push(beat.clone());
         self.subscribe(&mut standing, wanted).await?;
         // It can be written to, and as many replicas as there have to be are there.
-        self.beat(&standing, true).await?;
+        self.beat(&standing, before.is_none()).await?;
         let asked = Process::ask(plain.clone()).await?;
         // Where replicas are waited for, those that were have everything. Of the others nobody can
         // tell: it goes on with what it has, unless somebody knows more.
@@ -303,6 +319,7 @@ impl Subscription {
         last_heard: &mut Time,
         held: &mut Vec<(String, Vec<u8>)>,
     ) -> Result<(), Unavailable> {
+        standing.pushed_bytes.fetch_sub(size(&push), Ordering::AcqRel);
         let mut data = push.data.into_iter();
         match (push.kind, data.next(), data.next()) {
             (
@@ -355,7 +372,11 @@ impl Subscription {
         let mut pipe = redis::pipe();
         let publish = if self.sharded { "SPUBLISH" } else { "PUBLISH" };
         pipe.cmd("EVAL").arg(include_str!("pulse.lua")).arg(1).arg(&standing.beat);
-        pipe.arg(BEAT_KEPT_MS).arg(publish).arg(if is_first { "1" } else { "" });
+        pipe.arg(BEAT_KEPT_MS).arg(publish).arg(match (is_first, self.shard.takes_note()) {
+            (true, _) => "first",
+            (false, true) => "noted",
+            (false, false) => "",
+        });
         pipe.cmd("TIME");
         let wanted = self.board.replicas;
         if wanted > 0 {
@@ -375,7 +396,7 @@ impl Subscription {
             if shard.is_news_of_room(is_full) {
                 board.settle();
             }
-            if was_lost && !is_first {
+            if was_lost {
                 board.forgot(&shard, clock.now());
             }
             let there = answers.next().ok_or_else(|| garbled("no time"))?;
@@ -446,6 +467,15 @@ impl Subscription {
         }
         Ok(heard)
     }
+}
+
+/// Bytes of what was published.
+fn size(push: &PushInfo) -> usize {
+    let sizes = push.data.iter().map(|part| match part {
+        Value::BulkString(text) => text.len(),
+        _ => 0,
+    });
+    sizes.sum()
 }
 
 /// Whether the channel is there.

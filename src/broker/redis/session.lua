@@ -6,22 +6,28 @@
 -- Returns 1 if it was done (retire: the rooms; resume: the new generation), 0 if not, 2 if the
 -- session has been in too many rooms, 3 if there is nothing to retire.
 local what = ARGV[1]
+local by = tonumber(ARGV[2])
 local done = 1
-local is_there = redis.call('EXISTS', KEYS[1]) == 1
+local recorded = tonumber(redis.call('HGET', KEYS[1], 'generation') or nil)
+-- The generation that ended it: a newer one, whose record was lost meanwhile, has not ended.
+local ended = tonumber(redis.call('HGET', KEYS[1], 'ended') or nil)
 if what == 'end' then
+  if math.max(recorded or by, ended or by) > by then
+    return 0
+  end
   -- Whoever has not heard of it yet cannot record it again.
   redis.call('DEL', unpack(KEYS))
-  redis.call('HSET', KEYS[1], 'ended', '1')
+  redis.call('HSET', KEYS[1], 'ended', ARGV[2])
   redis.call('PEXPIRE', KEYS[1], ARGV[3])
   return 1
 end
-if what ~= 'open' and redis.call('HEXISTS', KEYS[1], 'ended') == 1 then
+if what ~= 'open' and ended and ended >= by then
   return 0
 end
-if what == 'retire' and not is_there then
+if what == 'retire' and not recorded then
   return 3
 end
-if what == 'open' or (what == 'revive' and not is_there) then
+if what == 'open' or (what == 'revive' and not recorded) then
   local fields = { 'generation', ARGV[2], 'admission', ARGV[4], 'peer', ARGV[5], 'secret', ARGV[6] }
   -- Only where there is something: behind it a Redis that is full would take what is new.
   if redis.call('EXISTS', unpack(KEYS)) > 0 then
@@ -30,8 +36,7 @@ if what == 'open' or (what == 'revive' and not is_there) then
   redis.call('HSET', KEYS[1], unpack(fields))
 elseif what == 'revive' then
   -- Lost and revived by a node that did not know of the newest resume.
-  local recorded = tonumber(redis.call('HGET', KEYS[1], 'generation') or '0')
-  if redis.call('HEXISTS', KEYS[1], 'secret') == 1 and recorded < tonumber(ARGV[2]) then
+  if redis.call('HEXISTS', KEYS[1], 'secret') == 1 and recorded < by then
     redis.call('HSET', KEYS[1], 'generation', ARGV[2], 'admission', ARGV[4])
   end
 end
@@ -45,7 +50,7 @@ if what == 'resume' then
   -- By the clock, and not the next one: after a loss of what was raised, the same number would be
   -- given to two connections, and neither could be fenced out. Stays below 2^53 for 200 years.
   local time = redis.call('TIME')
-  local raised = math.max(ARGV[2] + 1, time[1] * 1000000 + time[2])
+  local raised = math.max(by + 1, time[1] * 1000000 + time[2])
   redis.call('HSET', KEYS[1], 'generation', string.format('%.0f', raised), 'admission', ARGV[4])
   done = raised
 elseif what == 'readmit' then

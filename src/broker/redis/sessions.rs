@@ -111,7 +111,8 @@ impl RedisBroker {
             record.generation = raised;
             // From here on no older connection adds a room: those there are, are all.
             let Some(Kept { record: newest, .. }) = self.record(session).await? else {
-                return Err(ResumeError::Unknown);
+                // Ended, or lost, in this moment: look again.
+                continue;
             };
             record.rooms = newest.rooms;
             let fences = record.rooms.iter().map(|room| self.fence(room, &record));
@@ -178,17 +179,22 @@ impl RedisBroker {
         read().map(Some).ok_or_else(|| garbled("a session"))
     }
 
-    pub(super) async fn end_session(&self, session: SessionId) -> Result<(), Unavailable> {
+    pub(super) async fn end_session(&self, author: Author) -> Result<(), Unavailable> {
+        let Author { session, generation, peer } = author;
         let (keys, slot) = session_keys(session);
         let both = self.board.ask(slot, Held::ByOne, |calls, _| {
-            calls.hget(&keys[0], "peer").smembers(&keys[2]);
+            calls.hget(&keys[0], "generation").smembers(&keys[2]);
         });
-        let Ok([peer, rooms]) = <[Value; 2]>::try_from(both.await?) else {
+        let Ok([recorded, rooms]) = <[Value; 2]>::try_from(both.await?) else {
             return Err(garbled("a session"));
         };
-        let peer = Option::<String>::from_redis_value(peer).map_err(|_| garbled("a session"))?;
-        let rooms = if peer.is_some() { room_names(rooms)? } else { Vec::new() };
-        let peer = peer.unwrap_or_default();
+        let recorded = Option::<u64>::from_redis_value(recorded);
+        let rooms = match recorded.map_err(|_| garbled("a session"))? {
+            // It was lost, and recorded again by who speaks for it now.
+            Some(newer) if newer > generation => return Ok(()),
+            Some(_) => room_names(rooms)?,
+            None => Vec::new(),
+        };
         let forget = rooms.into_iter().map(async |room: RoomName| {
             let RoomKeys { keys: [.., past], slot, .. } = self.room_keys(&room);
             let fields = ["g", "s", "b", "h", "x"].map(|kind| format!("{kind}:{peer}"));
@@ -199,7 +205,7 @@ impl RedisBroker {
         });
         stream::iter(forget).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
         // The record last: an end that is cut short can be asked for again.
-        self.change_session("end", session, 0, &[]).await.map(drop)
+        self.change_session("end", session, generation, &[]).await.map(drop)
     }
 }
 

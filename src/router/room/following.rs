@@ -179,7 +179,12 @@ impl LiveRoom {
         }
         let strangers = std::mem::take(&mut self.strangers);
         let revived = strangers.iter().map(|seat| self.shared.revive(seat));
-        futures_util::future::join_all(revived).await;
+        for revived in futures_util::future::join_all(revived).await {
+            if let Err(error) = revived {
+                // Looked after with all sessions of this node, or at its next change.
+                tracing::debug!(%error, "a session is not recorded again yet");
+            }
+        }
         let settled = async {
             // First those who are here: housekeeping may find that nobody has them.
             self.take_home().await?;
@@ -407,6 +412,8 @@ impl LiveRoom {
         // What the store still had of them may be of some time ago.
         self.unhomed = true;
         LogLane::ALL.into_iter().for_each(|lane| self.marks[lane].everybody = true);
+        // At once: what found it out may still have long to wait for.
+        self.mark();
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use handover::load::Fleet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::Outcome;
 use crate::gateway::GatewayProcess;
@@ -135,11 +135,16 @@ pub(crate) fn turn(lasting: Duration, gateways: usize) -> Duration {
     lasting / (u32::try_from(gateways).unwrap_or(u32::MAX - 1) + 1)
 }
 
-/// Redis forgets everything, twice.
+/// Redis forgets everything, twice. The second time once everybody was told of the first: two lives of
+/// which somebody hears at once are one to him.
 pub(crate) async fn emptied(redis: &RedisProcess, fleet: &Fleet, lasting: Duration) -> Outcome<()> {
     let began = Instant::now();
     for nth in 1..=2 {
         sleep_until(began + lasting * nth / 3).await;
+        if nth > 1 && timeout_at(began + lasting * 5 / 6, fleet.wait_told()).await.is_err() {
+            tell(began, "somebody does not know of it yet: it is not emptied once more");
+            return Ok(());
+        }
         fleet.empty();
         redis.empty().await?;
         tell(began, "redis is emptied");
