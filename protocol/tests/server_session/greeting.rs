@@ -1,7 +1,8 @@
 //! How a connection begins.
 
 use handover_protocol::session::server::Streams;
-use handover_protocol::wire::{Codec, Lane};
+use handover_protocol::wire::message::{ClientMessage, Hello, Positions, Resume};
+use handover_protocol::wire::{Codec, Epoch, Lane, RoomName, Secret, SessionId};
 use serde_json::json;
 
 use crate::bench::{Bench, assert_heard, kinds};
@@ -55,6 +56,40 @@ fn what_cannot_be_parsed_closes_the_connection_before_and_after_hello() {
         bench.say_bytes(&client, Lane::Signal, garbage);
         assert_eq!(bench.closed(&client), Some(4502), "{garbage:?}");
     }
+}
+
+#[test]
+fn a_resume_names_no_more_rooms_than_a_session_may_be_in() {
+    for codec in Codec::ALL {
+        let mut bench = Bench::default();
+        let ann = bench.member("r");
+        let rooms = |count: usize| {
+            let at = json!({"epoch": "e", "signal": 1, "bulk": 0});
+            let named = (0..count).map(|n| (format!("room {n}"), at.clone()));
+            serde_json::Value::Object(named.collect())
+        };
+        let again = bench.resume_on(&ann, codec, Streams::One, rooms(64));
+        let welcome = bench.hear(&again).swap_remove(0);
+        assert_eq!(welcome["lost"].as_array().map(Vec::len), Some(64), "{welcome}");
+        let client = bench.connect(codec, Streams::One);
+        bench.say_bytes(&client, Lane::Signal, &hello_naming(codec, 65));
+        let heard = bench.hear(&client);
+        assert_heard(&heard, json!([{"type": "error", "code": "too_large"}]));
+        assert_eq!(bench.closed(&client), None, "it may say another one");
+    }
+}
+
+/// A `hello` that resumes in so many rooms.
+fn hello_naming(codec: Codec, rooms: usize) -> Vec<u8> {
+    let at = Positions { epoch: Epoch::parse("e").expect("an epoch"), signal: 1, bulk: 0 };
+    let name = |n| RoomName::parse(&format!("room {n}")).expect("a name");
+    let resume = Resume {
+        session: SessionId::parse("s").expect("an id"),
+        secret: Secret::new("x".into()),
+        rooms: (0..rooms).map(|n| (name(n), at)).collect(),
+    };
+    let hello = Hello { version: 1, resume: Some(resume), ..Hello::default() };
+    codec.encode_client(&ClientMessage::Hello(hello)).payload().to_vec()
 }
 
 #[test]

@@ -201,13 +201,24 @@ impl WebTransport {
             }
             return Poll::Ready(Ok(inbound));
         }
-        let held: usize = self.unclassified.iter().map(|(_, receiver)| receiver.held()).sum();
-        if held > GREETING_BYTES_MAX {
-            let reason = format!("more than {GREETING_BYTES_MAX} bytes to begin with");
-            let code = CloseCode::MessageTooLarge;
-            return Poll::Ready(Err(TransportEnd::Violation { code, reason }));
-        }
         Poll::Pending
+    }
+
+    /// Who is not greeted may not have begun more than a greeting, on all streams together.
+    fn check_begun(&self) -> Result<(), TransportEnd> {
+        if self.is_greeted || self.begun() <= GREETING_BYTES_MAX {
+            return Ok(());
+        }
+        let reason = format!("more than {GREETING_BYTES_MAX} bytes to begin with");
+        Err(TransportEnd::Violation { code: CloseCode::MessageTooLarge, reason })
+    }
+
+    /// Bytes of messages that have not been taken yet.
+    fn begun(&self) -> usize {
+        let lanes = [&self.signal, &self.bulk].into_iter().flatten();
+        let lanes: usize = lanes.map(|(_, receiver)| receiver.held()).sum();
+        let others = self.unclassified.iter().map(|(_, receiver)| receiver.held());
+        lanes + others.sum::<usize>()
     }
 
     fn classify(&self, first: Bytes) -> Result<Class, TransportEnd> {
@@ -383,6 +394,7 @@ impl Transport for WebTransport {
         {
             return Poll::Ready(frame.map(|payload| Inbound::Frame { lane: Lane::Bulk, payload }));
         }
+        self.check_begun()?;
         Poll::Pending
     }
 

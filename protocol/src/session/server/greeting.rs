@@ -21,13 +21,14 @@ impl<L: RoomLog> ServerSession<L> {
     pub(super) fn handle_greeting(&mut self, lane: Lane, message: ClientMessage) {
         let Phase::Greeting { refused, ignoring } = self.phase else { return };
         match message {
-            ClientMessage::Hello(hello) if lane == Lane::Signal => {
+            ClientMessage::Hello(mut hello) if lane == Lane::Signal => {
                 if hello.version != VERSION {
                     let code = ErrorCode::UnsupportedVersion;
                     self.error(code, format!("this gateway speaks version {VERSION}"), None);
                     return self.close(Close::new(CloseCode::UnsupportedVersion));
                 }
-                let listed = hello.resume.as_ref().map(|resume| resume.rooms.clone());
+                // Only this end needs them: a client that is not let in yet has them held once.
+                let listed = hello.resume.as_mut().map(|resume| std::mem::take(&mut resume.rooms));
                 self.phase = Phase::Opening { listed: listed.unwrap_or_default(), refused };
                 self.actions.push_back(Action::Open(Box::new(hello)));
             }

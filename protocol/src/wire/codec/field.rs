@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use crate::limits::INTEGER_MAX;
+use crate::limits::{INTEGER_MAX, ROOMS_MAX};
 use crate::wire::error::ErrorCode;
 use crate::wire::id::{Epoch, NameError, PeerId, RoomName, SessionId};
 use crate::wire::json::Json;
@@ -55,6 +55,17 @@ pub(super) fn room(text: &str) -> Result<RoomName, Refusal> {
         },
         message: format!("a room's name {error}"),
     })
+}
+
+/// How many rooms a `resume` names: a session can be in no more of them.
+pub(super) fn resumed_rooms(count: usize) -> Result<(), Refusal> {
+    match count > ROOMS_MAX {
+        true => Err(Refusal {
+            code: ErrorCode::TooLarge,
+            message: format!("`resume` names more than {ROOMS_MAX} rooms"),
+        }),
+        false => Ok(()),
+    }
 }
 
 /// An addressee. No member can have a name that is not well-formed.

@@ -216,7 +216,9 @@ fn resume(raw: &RawValue) -> Result<Resume, Refusal> {
     let members = Members::read(Field::Resume.name(), raw)?;
     let mut rooms = BTreeMap::new();
     if let Some(raw) = members.optional("rooms")? {
-        for (name, raw) in Members::read("rooms", raw)?.0 {
+        let listed = Members::read("rooms", raw)?.0;
+        field::resumed_rooms(listed.len())?;
+        for (name, raw) in listed {
             let positions = Members::read("rooms", raw)?;
             let offset = |name| integer(name, positions.required(name)?);
             let positions = Positions {

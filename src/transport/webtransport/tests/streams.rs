@@ -144,6 +144,14 @@ async fn who_is_not_greeted_may_not_say_much() {
     .await;
     streams[2].0.write_all(b"x").await.unwrap();
     assert_eq!(violation(&mut transport).await, CloseCode::MessageTooLarge);
+    // Also where a stream is known to be the one for bulk.
+    let (mut transport, client) = gateway.meet("/v1/wt").await;
+    let mut bulk = client.open(BULK).await;
+    soon(poll_fn(|cx| transport.poll_recv(cx, ALL))).await.unwrap();
+    let mut other = client.session.open_bi().await.unwrap();
+    bulk.0.write_all(&begun(20_000)).await.unwrap();
+    other.0.write_all(&begun(20_961)).await.unwrap();
+    assert_eq!(violation(&mut transport).await, CloseCode::MessageTooLarge);
     // One that is longer, by its prefix.
     let (mut transport, client) = gateway.meet("/v1/wt").await;
     let mut stream = client.session.open_bi().await.unwrap();

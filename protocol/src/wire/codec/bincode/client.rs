@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::super::DecodeError;
 use super::super::field::{self, Refusal};
 use super::{Reader, Word, Writer, Written};
+use crate::limits::ROOMS_MAX;
 use crate::wire::id::{LogLane, PeerId, RoomName, Secret};
 use crate::wire::json::Json;
 use crate::wire::message::{ClientMessage, Hello, Positions, Reference, Resume, Send, VERSION};
@@ -143,7 +144,12 @@ fn hello(reader: &mut Reader<'_>) -> Result<ClientMessage, DecodeError> {
         false => None,
         true => {
             let (session, secret): (&str, &str) = reader.get()?;
-            let rooms = reader.list(|reader| reader.get::<(&str, &str, u64, u64)>())?;
+            let count: u64 = reader.get()?;
+            // One too many is enough to know.
+            let room = |_| reader.get::<(&str, &str, u64, u64)>();
+            let rooms = (0..count).take(ROOMS_MAX + 1).map(room);
+            let rooms = rooms.collect::<Result<Vec<_>, _>>()?;
+            field::resumed_rooms(rooms.len()).map_err(DecodeError::refused_hello)?;
             Some(resume(session, secret, rooms).map_err(DecodeError::refused_hello)?)
         }
     };
