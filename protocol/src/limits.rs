@@ -47,8 +47,9 @@ pub const DEFERRED_HELLOS_MAX: u32 = 32;
 pub const ANSWER_BYTES_MAX: usize = 256 * 1024;
 /// Ephemeral messages held for a connection; the oldest go first.
 pub const EPHEMERAL_HELD_MAX: usize = 64;
-/// Rooms whose `seq` a session may have used in its life, joined or left.
-pub const SEQ_ROOMS_MAX: usize = 1024;
+/// Rooms whose `seq` a session may have used in its life, joined or left. Each is remembered until the
+/// session ends, in some 220 bytes that no other bound counts: 56 kB a session.
+pub const SEQ_ROOMS_MAX: usize = 256;
 
 /// The limits a gateway announces in `welcome`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -313,37 +313,78 @@ mod tests {
 
     use super::*;
 
-    /// Rooms that somebody has sent in are remembered when they are removed, and counted, until
-    /// the session ends or they begin again.
-    #[tokio::test]
-    async fn rooms_that_are_only_remembered_are_counted_and_begin_again() {
+    fn author() -> Author {
+        Author {
+            session: SessionId::parse("s").unwrap(),
+            peer: PeerId::parse("p").unwrap(),
+            generation: 1,
+        }
+    }
+
+    /// With the session of [`author`].
+    async fn opened() -> MemoryBroker {
         let retention =
             PerLane { signal: Retention::signal(ROOM_LINGER), bulk: Retention::bulk(ROOM_LINGER) };
         let broker =
             MemoryBroker::new(RoomLimits { members: 9, metadata_bytes: usize::MAX, retention });
-        let author = Author {
-            session: SessionId::parse("s").unwrap(),
-            peer: PeerId::parse("p").unwrap(),
-            generation: 1,
-        };
+        let Author { session, peer, generation } = author();
         let record = SessionRecord {
-            session: author.session,
-            peer: author.peer,
+            session,
+            peer,
             admission: Admission::anonymous(),
             secret_hash: SecretHash::of(&Secret::new("k".into())),
-            generation: 1,
+            generation,
             rooms: Vec::new(),
         };
         broker.open(record).await.unwrap();
-        let name = |n| RoomName::parse(&format!("room {n}")).unwrap();
+        broker
+    }
+
+    fn name(n: usize) -> RoomName {
+        RoomName::parse(&format!("room {n}")).unwrap()
+    }
+
+    fn join() -> Change {
+        Change::Join { user: None, metadata: None }
+    }
+
+    fn send(room: &RoomName, seq: u64) -> Change {
+        let (room, body) = (room.clone(), Json::parse(b"1").unwrap());
+        Change::Send(Send { room, lane: LogLane::Bulk, seq, to: None, body })
+    }
+
+    /// What a session leaves behind in rooms stays until it ends, so there is an end to it.
+    #[tokio::test]
+    async fn a_session_sends_in_so_many_rooms_in_its_life() {
+        let broker = opened().await;
+        let apply = |room: &RoomName, change| {
+            broker.apply_one(Time::ZERO, room, RoomOp { author: author(), change })
+        };
+        for n in 0..=256 {
+            let room = name(n);
+            broker.load(Time::ZERO, &room, Epoch::parse("e").unwrap()).await.unwrap();
+            if n == 256 {
+                let refused = apply(&room, join()).unwrap_err();
+                assert_eq!(refused.code, ErrorCode::TooManyRooms);
+                break;
+            }
+            apply(&room, join()).unwrap();
+            apply(&room, send(&room, 1)).unwrap();
+            apply(&room, Change::Leave(LeaveReason::Left)).unwrap();
+        }
+        let known = name(7);
+        apply(&known, join()).unwrap();
+        apply(&known, send(&known, 2)).unwrap();
+    }
+
+    /// Rooms that somebody has sent in are remembered when they are removed, and counted, until
+    /// the session ends or they begin again.
+    #[tokio::test]
+    async fn rooms_that_are_only_remembered_are_counted_and_begin_again() {
+        let (broker, author) = (opened().await, author());
         let epoch = |text| Epoch::parse(text).unwrap();
         let apply =
             |room: &RoomName, change| broker.apply_one(Time::ZERO, room, RoomOp { author, change });
-        let join = || Change::Join { user: None, metadata: None };
-        let send = |room: &RoomName, seq| {
-            let (room, body) = (room.clone(), Json::parse(b"1").unwrap());
-            Change::Send(Send { room, lane: LogLane::Bulk, seq, to: None, body })
-        };
         let later = Time::ZERO + ROOM_LINGER;
         for n in 0..10 {
             let room = name(n);
