@@ -10,6 +10,9 @@ use crate::time::Time;
 /// How many refused messages are put up with at once before the connection is closed. A client
 /// that had a window of sends under way when it became too fast stays below.
 const PATIENCE: Rate = Rate { per_s: 100, burst: 4_096 };
+/// Newer tokens: each is work to check, and may change what up to 64 rooms see. One that is brought
+/// whenever the last is about to end, or twice, stays below.
+const REFRESHES: Rate = Rate { per_s: 1, burst: 8 };
 /// What a bucket counts in: millionths, so that a microsecond fills in whole numbers.
 const MILLION: i128 = 1_000_000;
 
@@ -121,6 +124,7 @@ pub struct Pace {
     messages: Option<Bucket>,
     bytes: Option<Bucket>,
     joins: Option<Bucket>,
+    refreshes: Bucket,
     patience: Bucket,
 }
 
@@ -132,6 +136,7 @@ impl Pace {
             messages: bucket(limits.messages),
             bytes: bucket(limits.bytes),
             joins: bucket(limits.joins),
+            refreshes: Bucket::new(REFRESHES, now),
             patience: Bucket::new(PATIENCE, now),
         }
     }
@@ -164,6 +169,11 @@ impl Pace {
     /// A room is to be joined.
     pub fn handle_join(&mut self, now: Time) -> Result<(), Duration> {
         self.joins.as_mut().map_or(Ok(()), |joins| joins.take(now, 1))
+    }
+
+    /// A newer token is to be looked at.
+    pub fn handle_refresh(&mut self, now: Time) -> Result<(), Duration> {
+        self.refreshes.take(now, 1)
     }
 }
 
@@ -271,6 +281,17 @@ mod tests {
         let later = at(60_000);
         assert!((0..20).all(|_| pace.handle_message(later, 1) == Verdict::Go));
         assert!(matches!(pace.handle_message(later, 1), Verdict::TooFast(_)));
+    }
+
+    #[test]
+    fn newer_tokens_have_a_bucket_that_those_who_need_them_never_empty() {
+        let mut pace = Pace::new(&PaceLimits::default(), at(0));
+        assert!((0..8).all(|_| pace.handle_refresh(at(0)).is_ok()));
+        assert_eq!(pace.handle_refresh(at(0)), Err(Duration::from_millis(1)), "empty");
+        let refreshed = (1..=100_000).filter(|ms| pace.handle_refresh(at(*ms)).is_ok()).count();
+        assert!((99..=101).contains(&refreshed), "{refreshed} in 100 s");
+        let mut pace = Pace::new(&PaceLimits::default(), at(0));
+        assert!((0..10_000).all(|n| pace.handle_refresh(at(n * 1_000)).is_ok()), "one a second");
     }
 
     #[test]

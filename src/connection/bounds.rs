@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use handover_protocol::pace::{Pace, Verdict};
 use handover_protocol::room::Refusal;
+use handover_protocol::session::grant::Grant;
 use handover_protocol::session::{About, Op, Outcome, Reply, Slot};
 use handover_protocol::time::Time;
 use handover_protocol::wire::{ErrorCode, Lane, RoomName, SessionId};
@@ -99,6 +100,27 @@ impl<T: Transport> Pump<T> {
         self.session.handle_reply(Reply { slot, outcome });
         true
     }
+
+    /// Answers a `refresh` that comes too soon after others. Says whether it did.
+    pub(super) fn forbids_refresh(&mut self, id: u64) -> bool {
+        let now = self.shared.clock.now();
+        let paced = self.pace.lock().unwrap_or_else(PoisonError::into_inner).handle_refresh(now);
+        if paced.is_err() {
+            self.session.handle_refreshed(id, Err(REFRESHES));
+        }
+        paced.is_err()
+    }
+}
+
+/// To how many a newer grant goes: to those in the rooms where it has a member show something else.
+pub(super) fn reach_of_newer<'a>(
+    before: &Grant,
+    newer: &Grant,
+    rooms: impl Iterator<Item = (&'a RoomName, usize)>,
+) -> usize {
+    let shows_new =
+        |room| newer.metadata(room).is_some_and(|fixed| before.metadata(room) != Some(fixed));
+    rooms.filter(|(room, _)| shows_new(room)).map(|(_, seats)| seats).sum()
 }
 
 /// To how many something goes that is asked of a room with so many seats, or of how many it tells.
@@ -118,5 +140,7 @@ const MEMBER_BYTES: usize = 64;
 const ADDRESS_FULL: Refusal =
     Refusal::new(ErrorCode::RateLimited, "as many sessions from this address as there may be");
 const JOINS: Refusal = Refusal::new(ErrorCode::RateLimited, "too many joins in too short a time");
+const REFRESHES: Refusal =
+    Refusal::new(ErrorCode::RateLimited, "too many newer tokens in too short a time");
 const ROOMS_FULL: Refusal =
     Refusal::new(ErrorCode::RateLimited, "the gateway has as many rooms as it may have");

@@ -10,6 +10,7 @@ use handover_protocol::session::grant::{Admission, Pass};
 use handover_protocol::wire::message::Hello;
 use handover_protocol::wire::{RoomName, Secret};
 
+use super::bounds::reach_of_newer;
 use super::{End, Event, Pump, Shared};
 use crate::router::handle::RoomHandle;
 use crate::router::seat::Seat;
@@ -60,6 +61,9 @@ impl<T: Transport> Pump<T> {
 
     /// Has a newer token looked at, while everything else goes on.
     pub(super) fn refresh(&mut self, id: u64, token: Secret) {
+        if self.forbids_refresh(id) {
+            return;
+        }
         let Some(seat) = &self.seat else { return };
         let (shared, seat): (Arc<Shared>, Arc<Seat>) = (self.shared.clone(), seat.clone());
         let rooms = self.rooms.iter().map(|(_, name, handle)| (name.clone(), handle.clone()));
@@ -71,6 +75,11 @@ impl<T: Transport> Pump<T> {
     pub(super) fn poll_refreshing(&mut self, cx: &mut Context<'_>) {
         let Some(refreshing) = &mut self.refreshing else { return };
         if let Poll::Ready(outcome) = refreshing.outcome.as_mut().poll(cx) {
+            if let Ok(Some(pass)) = &outcome {
+                let rooms = self.rooms.iter().map(|(_, name, handle)| (name, handle.seats()));
+                let reach = reach_of_newer(self.session.grant(), &pass.grant, rooms);
+                self.brake.handle_reach(self.shared.clock.now(), &self.shared.pressure, reach);
+            }
             self.session.handle_refreshed(refreshing.id, outcome);
             self.refreshing = None;
         }

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use handover_protocol::limits::{Limits, Retention};
 use handover_protocol::pace::Rate;
 use handover_protocol::room::RoomLimits;
-use handover_protocol::wire::Codec;
+use handover_protocol::session::grant::{Grant, Rights, RoomGrant, RoomPattern};
 use handover_protocol::wire::frame::Frame;
+use handover_protocol::wire::{Codec, Json};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -314,4 +315,47 @@ async fn joining_again_counts_as_joining() {
     // Refused, it is still in the room.
     assert_eq!(answers, ["ok", "ok", "rate_limited", "ok"], "{heard:?}");
     shared.stopping.cancel();
+}
+
+/// A newer token is work to check, and may change what many rooms see.
+#[tokio::test]
+async fn newer_tokens_without_end_are_too_many() {
+    let shared = shared(PaceLimits::default());
+    let refresh = |id| json!({"type": "refresh", "id": id, "token": "t"});
+    let hello = json!({"type": "hello", "version": 1});
+    let said: Vec<_> = std::iter::once(hello).chain((1..=50).map(refresh)).collect();
+    let heard = told(&shared, &said).await;
+    let answers: Vec<_> = heard.iter().filter(|m| m["id"].is_u64()).collect();
+    assert_eq!(answers.len(), 50);
+    assert!(answers[..8].iter().all(|answer| answer["type"] == "ok"), "{heard:?}");
+    let mut refused = answers.iter().filter(|answer| answer["code"] == "rate_limited");
+    assert_eq!(refused.next().map(|refused| refused["retry_after"].is_u64()), Some(true));
+    shared.stopping.cancel();
+}
+
+#[test]
+fn a_newer_grant_counts_by_those_who_see_it() {
+    let name = |text| RoomName::parse(text).unwrap();
+    let grant = |fixed: &[(&str, &str)]| Grant {
+        rooms: fixed
+            .iter()
+            .map(|(room, shown)| RoomGrant {
+                room: RoomPattern::parse(room).unwrap(),
+                can: Rights::MEMBER,
+                metadata: Some(Json::parse(shown.as_bytes()).unwrap()),
+            })
+            .collect(),
+    };
+    let rooms = [(name("a"), 3), (name("b"), 50), (name("c"), 700)];
+    let reach = |before: &Grant, newer: &Grant| {
+        let rooms = rooms.iter().map(|(room, seats)| (room, *seats));
+        bounds::reach_of_newer(before, newer, rooms)
+    };
+    let (none, one) = (grant(&[]), grant(&[("a", "{}"), ("b", r#"{"n":1}"#)]));
+    let other = grant(&[("a", "{}"), ("b", r#"{"n":2}"#), ("c", "{}")]);
+    assert_eq!(reach(&none, &none), 0);
+    assert_eq!(reach(&none, &one), 53);
+    assert_eq!(reach(&one, &one), 0, "who brings the same again costs nobody anything");
+    assert_eq!(reach(&one, &other), 750);
+    assert_eq!(reach(&other, &none), 0, "what was shown stays");
 }

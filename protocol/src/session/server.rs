@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use self::resets::Resets;
-use super::grant::Pass;
+use super::grant::{Grant, Pass};
 use super::membership::{Membership, Next, Standing};
 use super::outbox::Outbox;
 use super::{Op, Request, RoomLog, Slot};
@@ -199,6 +199,11 @@ impl<L: RoomLog> ServerSession<L> {
     /// Whether the session is open.
     pub fn is_live(&self) -> bool {
         matches!(self.phase, Phase::Live { .. })
+    }
+
+    /// What the session may do.
+    pub fn grant(&self) -> &Grant {
+        &self.pass.grant
     }
 
     /// Whether the peer may be read on. While it may not, its transport holds it back.
