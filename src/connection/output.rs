@@ -79,7 +79,7 @@ impl<T: Transport> Pump<T> {
     ) -> Result<Option<bool>, TransportEnd> {
         let may = match lane {
             Lane::Bulk => self.session.may_transmit(LogLane::Bulk),
-            _ => self.mailbox.has_ephemeral(),
+            _ => !self.session.is_revoked() && self.mailbox.has_ephemeral(),
         };
         if !may {
             return Ok(Some(false));

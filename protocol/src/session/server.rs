@@ -222,6 +222,16 @@ impl<L: RoomLog> ServerSession<L> {
     /// Ends the connection with `close`. The first reason stands.
     pub fn close(&mut self, close: Close) {
         self.closing.get_or_insert(close);
+        if self.is_revoked() {
+            self.news = PerLane::default();
+        }
+    }
+
+    /// Whether it is closed because it may see nothing more: what has been answered goes out, and no
+    /// entry behind that.
+    pub fn is_revoked(&self) -> bool {
+        let revoking = [CloseCode::TokenExpired, CloseCode::Unauthorized].map(CloseCode::number);
+        self.closing.as_ref().is_some_and(|close| revoking.contains(&close.code))
     }
 
     /// The index of the room's membership that has not ended.
@@ -235,6 +245,9 @@ impl<L: RoomLog> ServerSession<L> {
     pub fn handle_news(&mut self, news: PerLane<u64>) {
         if let Phase::Greeting { .. } | Phase::Opening { .. } = self.phase {
             // Of a resume that failed half-way: nobody follows those rooms now.
+            return;
+        }
+        if self.is_revoked() {
             return;
         }
         self.news.signal |= news.signal;

@@ -381,6 +381,45 @@ fn an_expired_session_goes_on_with_a_newer_token_alone() {
 }
 
 #[test]
+fn what_a_token_does_not_allow_any_more_is_not_read_on() {
+    let whole = admission("bob", &[("r", WHOLE, None), ("s", WHOLE, None)]);
+    for ends in ["by itself", "by a newer one", "by a bad one"] {
+        let mut bench = bench();
+        bench.gateway.issue("both", until(10, 10, whole.clone()));
+        bench.gateway.issue("one", admission("bob", &[("s", WHOLE, None)]));
+        let speaker = greeted(&mut bench, "ann");
+        bench.join(&speaker, "r");
+        let client = greeted(&mut bench, "both");
+        bench.join(&client, "r");
+        bench.join(&client, "s");
+        bench.hush(&[&client, &speaker]);
+        // Answered already, but not read yet; and asked for, but not answered yet.
+        bench.say(&client, json!({"type": "ping", "id": 7}));
+        bench.put(&client, Lane::Signal, json!({"type": "members", "id": 8, "room": "r"}));
+        for (seq, lane) in [(1, "signal"), (1, "bulk")] {
+            bench.send(&speaker, "r", lane, seq, json!("before"));
+        }
+        let (closed, answers) = match ends {
+            "by itself" => {
+                bench.wait(Duration::from_secs(10));
+                (4005, json!([{"type": "pong"}]))
+            }
+            "by a newer one" => {
+                bench.say(&client, json!({"type": "refresh", "id": 90, "token": "one"}));
+                (4005, json!([{"type": "pong"}, {"type": "ok"}]))
+            }
+            _ => {
+                bench.say(&client, json!({"type": "refresh", "id": 90, "token": "made up"}));
+                (4501, json!([{"type": "pong"}, {"type": "error", "code": "unauthorized"}]))
+            }
+        };
+        bench.send(&speaker, "r", "signal", 2, json!("after"));
+        assert_heard(&bench.hear(&client), answers);
+        assert_eq!(bench.closed(&client), Some(closed), "{ends}");
+    }
+}
+
+#[test]
 fn what_began_without_tokens_does_not_go_on_without_one_where_they_are_needed() {
     let mut bench = Bench::default();
     let mut client = bench.websocket();

@@ -18,6 +18,9 @@ const LIMITED_AFTER_MS: u64 = 1_000;
 impl<L: RoomLog> ServerSession<L> {
     /// Takes a room's answer.
     pub fn handle_reply(&mut self, reply: Reply<L>) {
+        if self.is_revoked() {
+            return;
+        }
         if answers_reset(&reply.outcome) {
             self.resets.answered(reply.slot);
         }
