@@ -4,9 +4,11 @@ use std::net::Ipv4Addr;
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use web_transport_quinn::Session;
+use web_transport_quinn::proto::ConnectRequest;
 
 use super::raw::{HELLO, binary, frame, hears, last_words, tcp, text, upgrade, upgrade_with};
-use super::setup::{Member, any_certificate, dial_webtransport, session_on, soon};
+use super::setup::{Member, Served, any_certificate, dial_webtransport, session_on, soon};
 use super::siege::Besieged;
 
 fn nested(depth: usize) -> String {
@@ -204,6 +206,37 @@ async fn lengths_that_are_announced_cost_nothing_and_end_the_connection() {
     }
     assert!(last_words(&mut io).await.contains("4506"));
     served.is_well().await;
+}
+
+/// HEADERS (1) whose first number never ends, as the first thing that is asked and behind a session.
+/// In a debug build wtransport's task panics over it, and with it whoever waits for that: our task of
+/// the same connection.
+#[tokio::test]
+async fn headers_that_cannot_be_read_end_their_connection_alone() {
+    let served = Served::start().await;
+    let mut other = served.webtransport().await;
+    let endless = [&[1, 21, 0xff][..], &[0x80; 20]].concat();
+    let endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    for has_session in [false, true] {
+        let dialled = endpoint.connect_with(any_certificate(), served.secure(), "localhost");
+        let connection = soon(dialled.unwrap()).await.unwrap();
+        let mut session = None;
+        if has_session {
+            let url = format!("https://localhost:{}/v1/wt", served.secure().port());
+            let request = ConnectRequest::new(url::Url::parse(&url).unwrap());
+            session = Some(soon(Session::connect(connection.clone(), request)).await.unwrap());
+        }
+        let (mut send, _recv) = soon(connection.open_bi()).await.unwrap();
+        send.write_all(&endless).await.unwrap();
+        soon(connection.closed()).await;
+        drop(session);
+    }
+    other.answers().await;
+    for mut member in served.both("room").await {
+        member.answers().await;
+    }
+    let panics = served.metric("handover_panics_total").await;
+    assert!(panics <= if cfg!(debug_assertions) { 2 } else { 0 }, "{panics}");
 }
 
 #[tokio::test]

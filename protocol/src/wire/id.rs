@@ -113,7 +113,8 @@ inline_id!(
     limits::EPOCH_BYTES_MAX
 );
 
-/// What proves that a client owns a session. It has no `Display`, and `Debug` hides it.
+/// What proves that a client owns a session. It has no `Display`, and `Debug` hides it. `==` is for whole
+/// messages, such as a codec's tests compare: a gateway holds hashes against each other instead.
 #[derive(Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
