@@ -20,6 +20,14 @@ impl RedisServer {
         server
     }
 
+    /// One that wants a password.
+    pub fn asking_for(password: &str) -> RedisServer {
+        let mut server = Self::absent();
+        server.launch_with(&["--requirepass", password]);
+        server.address = format!("{}?pass={password}", server.address);
+        server
+    }
+
     /// One that is yet to come.
     pub fn absent() -> RedisServer {
         let dir = tempfile::tempdir().unwrap();
@@ -29,10 +37,15 @@ impl RedisServer {
     }
 
     pub fn launch(&mut self) {
+        self.launch_with(&[]);
+    }
+
+    fn launch_with(&mut self, flags: &[&str]) {
         let child = Command::new("redis-server")
             .args(["--port", "0", "--save", "", "--appendonly", "no"])
             .args(["--unixsocket", &self.socket, "--dir"])
             .arg(self.dir.path())
+            .args(flags)
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is installed");

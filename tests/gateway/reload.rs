@@ -1,6 +1,7 @@
 //! Certificates and keys that change under a running gateway: those who are there notice nothing.
 
 use rustls::pki_types::CertificateDer;
+use serde_json::json;
 
 use super::certificates::{provide, put, shown_on_quic, shown_on_tcp};
 use super::entering::{claims, enters, hello};
@@ -116,17 +117,18 @@ async fn the_end_of_a_certificate_is_announced() {
     assert_eq!(gateway.logged("ends soon", 1).len(), 1);
 }
 
-#[tokio::test]
-async fn on_sighup_keys_in_files_are_read_again() {
-    let (old, new) = (Signer::ecdsa(), Signer::ecdsa());
+/// What a file has of a signer's keys.
+type Contents = fn(&Signer) -> String;
+
+async fn keys_are_read_again(flag: &str, contents: Contents, old: Signer, new: Signer) {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("keys.pem");
-    put(&path, &old.public_pem());
-    let gateway = Process::with(dir, &["--auth-key-file", "keys.pem"]);
+    let path = dir.path().join("keys");
+    put(&path, &contents(&old));
+    let gateway = Process::with(dir, &[flag, "keys"]);
     let mut inside = Member::over_webtransport(gateway.secure()).await;
     enters(&mut inside, &old.sign(None, &claims("ann"))).await;
 
-    put(&path, &new.public_pem());
+    put(&path, &contents(&new));
     gateway.signal("HUP");
     let answer = async |signer: &Signer| {
         let mut member = Member::over_websocket(gateway.plain()).await;
@@ -134,6 +136,28 @@ async fn on_sighup_keys_in_files_are_read_again() {
         member.next("signal").await.unwrap()["type"].clone()
     };
     soon(async { while answer(&new).await != "welcome" {} }).await;
-    assert_eq!(answer(&old).await, "error");
+    assert_eq!(answer(&old).await, "error", "{flag}");
     inside.answers().await;
+
+    // What cannot be used changes nothing.
+    put(&path, "half a ke");
+    gateway.signal("HUP");
+    gateway.logged("the keys in use stay", 1);
+    assert_eq!(answer(&new).await, "welcome", "{flag}");
+}
+
+#[tokio::test]
+async fn on_sighup_keys_in_files_are_read_again() {
+    let two = || (Signer::ecdsa(), Signer::ecdsa());
+    let (old, new) = two();
+    keys_are_read_again("--auth-key-file", Signer::public_pem, old, new).await;
+    let (old, new) = two();
+    let jwks: Contents = |signer| json!({"keys": [signer.jwk("k")]}).to_string();
+    keys_are_read_again("--auth-jwks", jwks, old, new).await;
+    let secret = |letter: &str| Signer::Secret(letter.repeat(40).into_bytes());
+    let line: Contents = |signer| match signer {
+        Signer::Secret(secret) => String::from_utf8(secret.clone()).unwrap() + "\n",
+        _ => panic!("it has no secret"),
+    };
+    keys_are_read_again("--auth-secret-file", line, secret("o"), secret("n")).await;
 }

@@ -1,7 +1,7 @@
 //! What must never be logged is not, however much is.
 
-use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -11,7 +11,8 @@ use serde_json::json;
 
 use handover::config::{Auth, BrokerPlace};
 
-use super::entering::{both, claims, enters, hello, secret_file};
+use super::certificates::provide;
+use super::entering::{both, claims, enters, hello, now, secret_file};
 use super::redis::RedisServer;
 use super::setup::{Member, Served};
 use crate::tokens::forge::{SECRET, Signer};
@@ -19,6 +20,8 @@ use crate::tokens::forge::{SECRET, Signer};
 /// What somebody who reads the log must not find.
 const TYPED: &str = "nobody's business";
 const TURN: &str = "a credential of the relay's";
+const REDIS: &str = "what-the-redis-asks-for";
+const ISSUER: &str = "what-the-issuer-asks-for";
 
 #[tokio::test]
 async fn nothing_secret_is_in_a_debug_log() {
@@ -36,11 +39,17 @@ async fn nothing_secret_is_in_a_log_of_everything() {
 async fn nothing_secret_is_in_a_log(filter: &str) {
     let dir = tempfile::tempdir().unwrap();
     let keys = secret_file(&dir, "secret", SECRET);
+    let identity = Signer::ecdsa();
+    provide(dir.path(), &identity, 90);
+    let redis = RedisServer::asking_for(REDIS);
+    let jwks = format!("http://127.0.0.1:{}/keys?key={ISSUER}", failing_issuer());
     let turn = json!({"urls": "turn:turn.example", "username": "u", "credential": TURN});
     let mut gateway = Command::new(env!("CARGO_BIN_EXE_handover"))
         .args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log", filter])
         .arg("--auth-secret-file")
         .arg(&keys)
+        .args(["--cert", "cert.pem", "--key", "key.pem", "--auth-jwks", &jwks])
+        .args(["--broker", &redis.address])
         .current_dir(dir.path())
         .env_clear()
         .env("HANDOVER_ICE_SERVERS", json!([turn]).to_string())
@@ -63,7 +72,8 @@ async fn nothing_secret_is_in_a_log(filter: &str) {
     let (secure, plain) = (address("QUIC and TLS"), address("plain HTTP"));
 
     let mut secrets = vec![String::from_utf8(SECRET.to_vec()).unwrap(), TYPED.to_owned()];
-    secrets.push(TURN.to_owned());
+    secrets.extend([TURN, REDIS, ISSUER].map(str::to_owned));
+    secrets.extend(forms_of(&identity));
     secrets.extend([STANDARD.encode(SECRET), URL_SAFE_NO_PAD.encode(SECRET)]);
     for over_webtransport in [false, true] {
         let dial = async || match over_webtransport {
@@ -76,7 +86,10 @@ async fn nothing_secret_is_in_a_log(filter: &str) {
         member.join("room").await;
         member.post("room", "bulk", json!({ "text": TYPED })).await;
         member.accepted("bulk", 1).await;
-        let newer = Signer::secret().sign(None, &claims("ann"));
+        let mut later = claims("ann");
+        later["exp"] = json!(now() + 900);
+        let newer = Signer::secret().sign(None, &later);
+        assert_ne!(token, newer);
         member.send("signal", json!({"type": "refresh", "id": 90, "token": newer})).await;
         member.expect("signal", "ok").await;
         member.send("signal", json!({"type": "ice", "id": 91})).await;
@@ -106,9 +119,39 @@ async fn nothing_secret_is_in_a_log(filter: &str) {
     let logged = tokio::task::spawn_blocking(|| logged.join().unwrap()).await.unwrap();
     gateway.wait().unwrap();
     assert!(logged.contains("session opened"), "it is a debug log: {logged}");
+    assert!(logged.contains("/keys"), "and has where keys were not to be had: {logged}");
     for secret in secrets {
         assert!(!secret.is_empty() && !logged.contains(&secret), "{secret} was logged");
     }
+}
+
+/// The port of an issuer that has no keys for anybody.
+fn failing_issuer() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // Ends with the process: nobody connects to tell it to.
+    thread::spawn(move || {
+        for mut asked in listener.incoming().flatten() {
+            let _ = asked.write_all(b"HTTP/1.1 503 X\r\ncontent-length: 0\r\n\r\n");
+            // Read to its end: a reset would overtake the answer.
+            let _ = asked.shutdown(Shutdown::Write);
+            let _ = asked.read_to_end(&mut Vec::new());
+        }
+    });
+    port
+}
+
+/// A private key as it is in its file, and as it would be in a log.
+fn forms_of(identity: &Signer) -> Vec<String> {
+    let Signer::Ecdsa(pkcs8) = identity else { panic!("another kind") };
+    // Behind what says what kind of key it is.
+    let scalar = &pkcs8[36..68];
+    let hex = |digits: fn(&u8) -> String| scalar.iter().map(digits).collect::<String>();
+    let listed = format!("{scalar:?}");
+    let pem = identity.private_pem();
+    let lines = pem.lines().filter(|line| !line.starts_with("-----")).map(str::to_owned);
+    let forms = [hex(|byte| format!("{byte:02x}")), hex(|byte| format!("{byte:02X}"))];
+    lines.chain(forms).chain([listed.trim_matches(['[', ']']).to_owned()]).collect()
 }
 
 /// Who can read the store reads no secret there: it has what is compared with one.
