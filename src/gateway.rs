@@ -92,6 +92,7 @@ impl Gateway {
         let settings = transport::Settings {
             heartbeat: config.heartbeat,
             message_bytes: config.limits.message_bytes as usize,
+            streams: config.capacity.streams,
         };
         let quic = server_config(&tls.quic(), settings)
             .map_err(|error| StartError::Quic(error.to_string()))?;
@@ -188,6 +189,7 @@ impl Gateway {
                 limits: config.limits,
                 heartbeat: config.heartbeat,
                 resume_window: config.resume_window,
+                outbox_bytes: config.capacity.outbox_bytes,
                 ice_servers: config.ice.servers,
                 ice_ttl: config.ice.ttl,
             },

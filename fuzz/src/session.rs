@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
-use handover_protocol::limits::{Limits, Retention};
+use handover_protocol::limits::{ANSWER_BYTES_MAX, Limits, Retention};
 use handover_protocol::room::RoomLimits;
 use handover_protocol::session::grant::{Admission, Grant, Lapse};
 use handover_protocol::session::server::{Settings, Streams};
@@ -105,6 +105,7 @@ impl World {
             limits: Limits { rooms: 3, ..Limits::default() },
             heartbeat: Duration::from_secs(15),
             resume_window: window,
+            outbox_bytes: ANSWER_BYTES_MAX,
             ice_servers: Vec::new(),
             ice_ttl: Duration::from_secs(600),
         };

@@ -43,7 +43,7 @@ pub const REFUSED_HELLOS_MAX: u32 = 3;
 /// The same where the client is to ask again later: it may, but not without end.
 pub const DEFERRED_HELLOS_MAX: u32 = 32;
 /// Bytes of answers a connection may hold for a peer that does not read, before the gateway
-/// stops reading from it.
+/// stops reading from it, unless it is told otherwise.
 pub const ANSWER_BYTES_MAX: usize = 256 * 1024;
 /// Ephemeral messages held for a connection; the oldest go first.
 pub const EPHEMERAL_HELD_MAX: usize = 64;

@@ -157,6 +157,10 @@ pub struct Capacity {
     pub ungreeted_per_address: usize,
     /// Connections of one address.
     pub connections_per_address: usize,
+    /// Bytes of answers held for a connection that does not read.
+    pub outbox_bytes: usize,
+    /// Streams in both directions of a WebTransport connection.
+    pub streams: u32,
     /// What a task may wait for its turn before all rates are cut down, if they ever are.
     pub wait: Option<Duration>,
     /// Handshakes begun per second, if that is bounded.
@@ -271,6 +275,8 @@ impl Config {
                 ungreeted: settings.ungreeted.value.size(),
                 ungreeted_per_address: settings.ungreeted_per_address.value.size_or_any(),
                 connections_per_address: settings.connections_per_address.value.size_or_any(),
+                outbox_bytes: settings.outbox_bytes.value.size(),
+                streams: u32::try_from(settings.streams.value.0).unwrap_or(u32::MAX),
                 wait: settings.wait_us.value.some_micros(),
                 handshakes: settings.handshakes_per_s.value.rate(1, 1),
                 sessions_per_user: settings.sessions_per_user.value.size_or_any(),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use handover_protocol::limits::ROOMS_MAX;
+use handover_protocol::limits::{ANSWER_BYTES_MAX, ROOMS_MAX};
 
 use super::addresses::{Http, Listen};
 use super::broker::BrokerPlace;
@@ -27,6 +27,7 @@ pub(super) struct Row {
 /// A day: longer makes no sense for anything counted in milliseconds here.
 const DAY_MS: u64 = 86_400_000;
 const ROOMS: u64 = ROOMS_MAX as u64;
+const ANSWER_BYTES: u64 = ANSWER_BYTES_MAX as u64;
 
 macro_rules! settings {
     ($($(#[$doc:meta])+ $field:ident: $type:ty = $default:expr, $key:literal;)+) => {
@@ -170,6 +171,10 @@ settings! {
     ungreeted_per_address: Count<0, 1_000_000> = Count(512), "limits.ungreeted_per_address";
     /// Connections of one address.
     connections_per_address: Count<0, 10_000_000> = Count(1_024), "limits.connections_per_address";
+    /// Answers held for a connection that does not read.
+    outbox_bytes: Count<16_384, 16_777_216> = Count(ANSWER_BYTES), "limits.outbox_bytes";
+    /// Streams in both directions of a WebTransport connection.
+    streams: Count<4, 100> = Count(4), "limits.streams";
     /// Begun per second by QUIC, and as many by TLS.
     handshakes_per_s: Count<0, 1_000_000> = Count(1_000), "limits.handshakes_per_s";
     /// What a task may wait for its turn.

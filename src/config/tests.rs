@@ -78,6 +78,8 @@ fn every_setting_arrives() {
         ungreeted = 6
         ungreeted_per_address = 7
         connections_per_address = 8
+        outbox_bytes = 20_000
+        streams = 5
         handshakes_per_s = 9
         wait_us = 700
         sessions_per_user = 10
@@ -126,6 +128,8 @@ fn every_setting_arrives() {
         ungreeted: 6,
         ungreeted_per_address: 7,
         connections_per_address: 8,
+        outbox_bytes: 20_000,
+        streams: 5,
         wait: Some(Duration::from_micros(700)),
         handshakes: Some(Rate { per_s: 9, burst: 9 }),
         sessions_per_user: 10,

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Mutex;
 
 use bytes::Bytes;
-use handover_protocol::limits::{Limits, Retention};
+use handover_protocol::limits::{ANSWER_BYTES_MAX, Limits, Retention};
 use handover_protocol::pace::Rate;
 use handover_protocol::room::RoomLimits;
 use handover_protocol::session::grant::{Grant, Rights, RoomGrant, RoomPattern};
@@ -129,6 +129,7 @@ fn pressed(pace: PaceLimits, pressure: Pressure) -> Arc<Shared> {
         limits: Limits::default(),
         heartbeat: Duration::from_secs(15),
         resume_window: window,
+        outbox_bytes: ANSWER_BYTES_MAX,
         ice_servers: Vec::new(),
         ice_ttl: window,
     };

@@ -106,6 +106,8 @@ pub struct Settings {
     pub heartbeat: Duration,
     /// Bytes of one message, without framing.
     pub message_bytes: usize,
+    /// Streams in both directions of a WebTransport connection.
+    pub streams: u32,
 }
 
 impl Settings {

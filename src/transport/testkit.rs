@@ -12,7 +12,7 @@ use super::{Inbound, Intake, Settings, Transport, TransportEnd};
 
 pub(crate) const ALL: Intake = Intake { signal: true, bulk: true };
 pub(crate) const SETTINGS: Settings =
-    Settings { heartbeat: Duration::from_secs(15), message_bytes: 65_536 };
+    Settings { heartbeat: Duration::from_secs(15), message_bytes: 65_536, streams: 4 };
 
 /// A certificate for `localhost` and both sides' configurations around it.
 pub(crate) struct Identity {

@@ -14,13 +14,25 @@ use crate::wire::{LogLane, PerLane};
 ///
 /// The bound is kept by not reading more requests while [`Outbox::is_congested`]: an answer
 /// is never dropped.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outbox {
     answers: PerLane<VecDeque<Frame>>,
     bytes: usize,
+    bytes_max: usize,
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Outbox { answers: PerLane::default(), bytes: 0, bytes_max: ANSWER_BYTES_MAX }
+    }
 }
 
 impl Outbox {
+    /// Holds so many bytes from now on.
+    pub fn set_bound(&mut self, bytes: usize) {
+        self.bytes_max = bytes;
+    }
+
     /// Appends an answer to a lane.
     pub fn push(&mut self, lane: LogLane, frame: Frame) {
         self.bytes += frame.len();
@@ -50,7 +62,7 @@ impl Outbox {
 
     /// Whether the peer has to read before it may ask for more.
     pub fn is_congested(&self) -> bool {
-        self.bytes > ANSWER_BYTES_MAX
+        self.bytes > self.bytes_max
     }
 
     /// Whether no answer waits on a lane.
@@ -136,6 +148,8 @@ mod tests {
         assert!(outbox.is_congested());
         outbox.pop(LogLane::Signal);
         assert!(!outbox.is_congested());
+        outbox.set_bound(0);
+        assert!(outbox.is_congested(), "another bound");
     }
 
     #[test]

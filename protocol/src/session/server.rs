@@ -37,6 +37,8 @@ pub struct Settings {
     pub heartbeat: Duration,
     /// How long a session outlives its connection.
     pub resume_window: Duration,
+    /// Bytes of answers held for a client that does not read, before no more is read from it.
+    pub outbox_bytes: usize,
     /// For `ice`.
     pub ice_servers: Vec<IceServer>,
     /// How long those are good for.

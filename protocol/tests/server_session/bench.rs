@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use handover_protocol::limits::Retention;
+use handover_protocol::limits::{ANSWER_BYTES_MAX, Retention};
 use handover_protocol::room::RoomLimits;
 use handover_protocol::session::server::{Settings, Streams};
 use handover_protocol::sim::{ConnectionId, Gateway};
@@ -34,6 +34,7 @@ pub fn settings() -> Settings {
         limits: handover_protocol::limits::Limits::default(),
         heartbeat: Duration::from_secs(15),
         resume_window: WINDOW,
+        outbox_bytes: ANSWER_BYTES_MAX,
         ice_servers: vec![IceServer {
             urls: vec!["stun:stun.example:3478".into()],
             username: None,
@@ -52,9 +53,19 @@ impl Default for Bench {
 impl Bench {
     /// Rooms keep so much and take 100 members.
     pub fn keeping(retention: PerLane<Retention>) -> Self {
+        Bench::with(settings(), retention)
+    }
+
+    /// Connections hold so many bytes of answers.
+    pub fn holding(outbox_bytes: usize) -> Self {
+        let retention =
+            PerLane { signal: Retention::signal(WINDOW), bulk: Retention::bulk(WINDOW) };
+        Bench::with(Settings { outbox_bytes, ..settings() }, retention)
+    }
+
+    fn with(settings: Settings, retention: PerLane<Retention>) -> Self {
         let limits = RoomLimits { members: 100, metadata_bytes: 1 << 20, retention };
-        let gateway = Gateway::new(settings(), limits);
-        Bench { now: Time::ZERO, gateway }
+        Bench { now: Time::ZERO, gateway: Gateway::new(settings, limits) }
     }
 
     /// Rooms keep so many entries.

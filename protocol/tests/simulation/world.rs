@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use handover_protocol::limits::{Limits, Retention};
+use handover_protocol::limits::{ANSWER_BYTES_MAX, Limits, Retention};
 use handover_protocol::room::RoomLimits;
 use handover_protocol::session::client::LinkId;
 use handover_protocol::session::server::{Settings, Streams};
@@ -106,6 +106,7 @@ impl World {
             limits: Limits::default(),
             heartbeat: HEARTBEAT,
             resume_window: plan.resume_window,
+            outbox_bytes: ANSWER_BYTES_MAX,
             ice_servers: Vec::new(),
             ice_ttl: Duration::ZERO,
         };

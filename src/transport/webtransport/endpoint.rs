@@ -22,10 +22,9 @@ use crate::clock::Clock;
 use crate::pressure::Pressure;
 use crate::turns::Turns;
 
-/// CONNECT, signal, bulk, and one more so that a stream too many is refused rather than stuck.
-const BIDI_STREAMS_MAX: u32 = 4;
-/// HTTP/3 control and the two of QPACK, and as many again, to be refused.
-const UNI_STREAMS_MAX: u32 = 6;
+/// HTTP/3 control and the two of QPACK take three of those in one direction. The others are refused, as
+/// many as of those in both directions beside CONNECT at the least.
+const UNI_STREAMS_MORE: u32 = 2;
 /// What a peer may send ahead on one stream before we have read it.
 const STREAM_WINDOW: u32 = 128 * 1024;
 /// ... and on all streams together,
@@ -74,8 +73,10 @@ pub fn server_config(
 
     let mut transport = TransportConfig::default();
     transport
-        .max_concurrent_bidi_streams(VarInt::from_u32(BIDI_STREAMS_MAX))
-        .max_concurrent_uni_streams(VarInt::from_u32(UNI_STREAMS_MAX))
+        .max_concurrent_bidi_streams(VarInt::from_u32(settings.streams))
+        .max_concurrent_uni_streams(VarInt::from_u32(
+            settings.streams.saturating_add(UNI_STREAMS_MORE),
+        ))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(GREETING_WINDOW))
         .send_window(SEND_WINDOW)

@@ -90,6 +90,7 @@ impl<L: RoomLog> ServerSession<L> {
     /// The session is open: answers `welcome` and goes on from the client's positions.
     pub fn handle_opened(&mut self, settings: &Settings, opened: Opened<L>) {
         let Phase::Opening { listed, .. } = &mut self.phase else { return };
+        self.outbox.set_bound(settings.outbox_bytes);
         let mut listed = std::mem::take(listed);
         self.phase = Phase::Live { peer: opened.peer };
         (self.pass, self.told_of_end) = (opened.pass, false);

@@ -95,6 +95,21 @@ async fn other_streams_are_refused_and_change_nothing() {
 }
 
 #[tokio::test]
+async fn a_client_has_so_many_streams_open() {
+    for streams in [4, 6] {
+        let gate = Gate::new(GateLimits::of(10, 10), Time::ZERO, |_| true);
+        let gateway = Gateway::with(gate, Settings { streams, ..SETTINGS });
+        // Nobody looks at it, so none is refused and none comes back.
+        let (_transport, client) = gateway.meet("/v1/wt").await;
+        let mut open = Vec::new();
+        for _ in 1..streams {
+            open.push(soon(client.session.open_bi()).await.unwrap());
+        }
+        assert!(client.session.open_bi().now_or_never().is_none(), "beside CONNECT");
+    }
+}
+
+#[tokio::test]
 async fn streams_that_stay_silent_or_end_early_are_let_be() {
     let gateway = Gateway::new();
     let (mut transport, client) = gateway.meet("/v1/wt").await;
