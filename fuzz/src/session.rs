@@ -119,8 +119,8 @@ impl World {
         };
         let mut gateway = Gateway::new(settings, limits);
         if tokens {
-            for (token, user, can) in say::TOKENS {
-                let grant: Grant = say::grant(can);
+            for (token, user, can, shown) in say::TOKENS {
+                let grant: Grant = say::grant(can, shown);
                 let lapse = (user != "ever").then_some(Lapse { at: 90, life: 90 });
                 let user = Some(handover_protocol::wire::UserId::new(user));
                 gateway.issue(token, Admission { user, grant: grant.into(), lapse });

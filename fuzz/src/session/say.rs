@@ -9,18 +9,22 @@ use handover_protocol::wire::{Epoch, Json, LogLane, PeerId, RoomName, Secret, Se
 
 use super::reader::Reader;
 
-/// Tokens, whose they are, and what they allow.
-pub const TOKENS: [(&str, &str, &[Right]); 3] = [
-    ("t0", "ever", &Right::ALL),
-    ("t1", "soon", &Right::ALL),
-    ("t2", "soon", &[Right::Join, Right::Signal]),
+/// Tokens, whose they are, what they allow, and what they fix in `r1`.
+pub const TOKENS: [(&str, &str, &[Right], Option<&str>); 3] = [
+    ("t0", "ever", &Right::ALL, None),
+    ("t1", "soon", &Right::ALL, Some(r#"{"role":"host"}"#)),
+    ("t2", "soon", &[Right::Join, Right::Signal], Some(r#"{"role":"guest"}"#)),
 ];
 
-/// A grant of the same rights in the rooms whose name begins with `r`.
-pub fn grant(can: &[Right]) -> Grant {
-    let rights = can.iter().copied().collect();
-    let room = RoomPattern::parse("r*").unwrap();
-    Grant { rooms: vec![RoomGrant { room, can: rights, metadata: None }] }
+/// A grant of the same rights in the rooms whose name begins with `r`, with this to be shown in one.
+pub fn grant(can: &[Right], shown: Option<&str>) -> Grant {
+    let metadata = shown.map(|shown| Json::parse(shown.as_bytes()).unwrap());
+    let rules = [("r*", None), ("r1", metadata)].map(|(room, metadata)| RoomGrant {
+        room: RoomPattern::parse(room).unwrap(),
+        can: can.iter().copied().collect(),
+        metadata,
+    });
+    Grant { rooms: rules.into() }
 }
 
 #[derive(Debug, Arbitrary)]
@@ -101,6 +105,16 @@ impl Resuming {
         // As the simulated gateway names them.
         let number = self.session % 24;
         let secret = if self.wrong_secret { 99 } else { number };
+        // In its own rooms, and in more than it can be in, up to and beyond what is listened to.
+        let strange = match self.session {
+            240..248 => 50,
+            248.. => 70,
+            _ => 0,
+        };
+        let strange = (0..strange).map(|n| {
+            let name = RoomName::parse(&format!("strange {n}")).unwrap();
+            (name, Positions { epoch: Epoch::parse("e1").unwrap(), signal: n, bulk: 0 })
+        });
         let rooms: BTreeMap<_, _> = self
             .rooms
             .into_iter()
@@ -109,6 +123,7 @@ impl Resuming {
                 let epoch = Epoch::parse(&format!("e{}", life % 24)).unwrap();
                 (room(name), Positions { epoch, signal: signal.into(), bulk: bulk.into() })
             })
+            .chain(strange)
             .collect();
         Resume {
             session: SessionId::parse(&format!("s{number}")).unwrap(),

@@ -130,6 +130,7 @@ impl Gateway {
             self.note(&name, back);
             rooms.push(OpenedRoom { slot, room: name, log, seq });
         }
+        self.fix(now, session);
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.author = Some(Author { session, peer, generation });
             connection.rooms = rooms.iter().map(|room| (room.slot, room.room.clone())).collect();
@@ -156,8 +157,26 @@ impl Gateway {
             (Ok(_), _) => Err(OTHER_USER),
             (Err(refusal), _) => Err(refusal),
         };
+        if let (Ok(Some(_)), Some(author)) = (&outcome, author) {
+            self.fix(now, author.session);
+        }
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.session.handle_refreshed(request, outcome);
+        }
+    }
+
+    /// Has a session show what its token fixes, in the rooms it is in.
+    fn fix(&mut self, now: Time, session: SessionId) {
+        let Some(record) = self.sessions.get(&session) else { return };
+        let (peer, grant) = (record.peer, record.admission.grant.clone());
+        for name in record.rooms.clone() {
+            let (Some(fixed), Some(live)) = (grant.metadata(&name), self.rooms.get_mut(&name))
+            else {
+                continue;
+            };
+            let shows = live.room.borrow().metadata(peer) == Some(fixed);
+            let fixed = (!shows).then(|| live.room.borrow_mut().fix(now, peer, fixed.clone()).ok());
+            self.note(&name, fixed.flatten());
         }
     }
 }
