@@ -72,6 +72,7 @@ impl<T: Transport> Pump<T> {
         }
         if now >= self.next_quality {
             self.next_quality = now + QUALITY_EVERY;
+            self.transport.look_back();
             self.notice_move();
             let path = self.transport.path();
             if let Some(quality) = self.quality.measure(&path) {

@@ -147,6 +147,9 @@ pub trait Transport: Send + Unpin + 'static {
         true
     }
 
+    /// Called every few seconds: what has come that got nowhere is noticed, where the transport has means to.
+    fn look_back(&mut self) {}
+
     /// The next arrival from the streams that `intake` allows. Also notices the end of the
     /// transport, whatever `intake` says.
     fn poll_recv(

@@ -5,6 +5,7 @@
 //! again and again.
 
 mod connection_id;
+mod discarded;
 mod endpoint;
 mod lane;
 mod secret;
@@ -35,6 +36,7 @@ use super::{Inbound, Intake, Kind, PathSample, Transport, TransportEnd};
 pub use connection_id::{
     CONFIG_ROTATION_MAX, CONNECTION_ID_BYTES_MAX, Impossible, NONCE_BYTES_MIN, ServerIds,
 };
+use discarded::Discarded;
 #[cfg(test)]
 pub(crate) use endpoint::unpressed;
 pub use endpoint::{BoundUdp, QuicError, bind_udp, endpoint, keeping, server_config};
@@ -78,6 +80,7 @@ pub struct WebTransport {
     /// What comes before the payload of a datagram (RFC 9297): a quarter of the session's id.
     datagram_prefix: Bytes,
     datagrams_dropped: u64,
+    discarded: Discarded,
 }
 
 /// What a stream's first frame makes of it.
@@ -107,6 +110,7 @@ impl WebTransport {
             datagrams: ReusableBoxFuture::new(next_datagram(session.clone())),
             datagram_prefix: prefix.freeze(),
             datagrams_dropped: 0,
+            discarded: Discarded::default(),
             session,
         }
     }
@@ -219,6 +223,36 @@ impl WebTransport {
         let lanes: usize = lanes.map(|(_, receiver)| receiver.held()).sum();
         let others = self.unclassified.iter().map(|(_, receiver)| receiver.held());
         lanes + others.sum::<usize>()
+    }
+
+    fn poll_arrival(
+        &mut self,
+        cx: &mut Context<'_>,
+        intake: Intake,
+    ) -> Poll<Result<Inbound, TransportEnd>> {
+        if let (true, Some((_, receiver))) = (intake.signal, &mut self.signal)
+            && let Poll::Ready(frame) = receiver.poll_frame(cx)
+        {
+            return Poll::Ready(
+                frame.map(|payload| Inbound::Frame { lane: Lane::Signal, payload }),
+            );
+        }
+        if let Poll::Ready(end) = self.poll_streams(cx) {
+            return Poll::Ready(Err(end));
+        }
+        if let Poll::Ready(inbound) = self.poll_unclassified(cx, intake) {
+            return Poll::Ready(inbound);
+        }
+        if let Poll::Ready(inbound) = self.poll_datagram(cx) {
+            return Poll::Ready(inbound);
+        }
+        if let (true, Some((_, receiver))) = (intake.bulk, &mut self.bulk)
+            && let Poll::Ready(frame) = receiver.poll_frame(cx)
+        {
+            return Poll::Ready(frame.map(|payload| Inbound::Frame { lane: Lane::Bulk, payload }));
+        }
+        self.check_begun()?;
+        Poll::Pending
     }
 
     fn classify(&self, first: Bytes) -> Result<Class, TransportEnd> {
@@ -361,7 +395,11 @@ impl Transport for WebTransport {
     }
 
     fn is_orderly(&self) -> bool {
-        self.refused < REFUSED_MAX
+        self.refused < REFUSED_MAX && !self.discarded.is_much()
+    }
+
+    fn look_back(&mut self) {
+        self.discarded.look(&self.session.quic_connection().stats());
     }
 
     fn datagrams_dropped(&self) -> u64 {
@@ -373,29 +411,11 @@ impl Transport for WebTransport {
         cx: &mut Context<'_>,
         intake: Intake,
     ) -> Poll<Result<Inbound, TransportEnd>> {
-        if let (true, Some((_, receiver))) = (intake.signal, &mut self.signal)
-            && let Poll::Ready(frame) = receiver.poll_frame(cx)
-        {
-            return Poll::Ready(
-                frame.map(|payload| Inbound::Frame { lane: Lane::Signal, payload }),
-            );
+        let arrival = self.poll_arrival(cx, intake);
+        if let Poll::Ready(Ok(Inbound::Frame { payload, .. })) = &arrival {
+            self.discarded.handle_message(payload.len());
         }
-        if let Poll::Ready(end) = self.poll_streams(cx) {
-            return Poll::Ready(Err(end));
-        }
-        if let Poll::Ready(inbound) = self.poll_unclassified(cx, intake) {
-            return Poll::Ready(inbound);
-        }
-        if let Poll::Ready(inbound) = self.poll_datagram(cx) {
-            return Poll::Ready(inbound);
-        }
-        if let (true, Some((_, receiver))) = (intake.bulk, &mut self.bulk)
-            && let Poll::Ready(frame) = receiver.poll_frame(cx)
-        {
-            return Poll::Ready(frame.map(|payload| Inbound::Frame { lane: Lane::Bulk, payload }));
-        }
-        self.check_begun()?;
-        Poll::Pending
+        arrival
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>, lane: Lane) -> Poll<Result<(), TransportEnd>> {

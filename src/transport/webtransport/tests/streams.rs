@@ -94,6 +94,47 @@ async fn other_streams_are_refused_and_change_nothing() {
     assert_eq!(read(&mut signal.1, 2).await, "on");
 }
 
+/// Nobody is told of what belongs to another session, which does not exist.
+#[tokio::test]
+async fn what_gets_nowhere_is_noticed_by_what_is_missing() {
+    let gateway = Gateway::new();
+    let (mut transport, client, mut signal, _bulk) = gateway.greet().await;
+    let honest = async {
+        for _ in 0..2_000 {
+            write(&mut signal.0, PING).await;
+        }
+    };
+    let hears = async {
+        for _ in 0..2_000 {
+            message(&mut transport).await.unwrap();
+        }
+    };
+    tokio::join!(honest, hears);
+    transport.look_back();
+    assert!(transport.is_orderly());
+    let quic: &quinn::Connection = &client.session;
+    // A quarter of the session's id comes first.
+    let strange = Bytes::from_static(b"\x3fof another session");
+    soon(async {
+        while transport.is_orderly() {
+            let sending = async {
+                for _ in 0..2_000 {
+                    quic.send_datagram_wait(strange.clone()).await.unwrap();
+                }
+            };
+            tokio::select! {
+                () = sending => {}
+                arrived = recv(&mut transport) => panic!("{arrived:?}"),
+            }
+            transport.look_back();
+        }
+    })
+    .await;
+    // It is served all the same.
+    write(&mut signal.0, PING).await;
+    assert_eq!(message(&mut transport).await.unwrap(), PING);
+}
+
 #[tokio::test]
 async fn a_client_has_so_many_streams_open() {
     for streams in [4, 6] {
