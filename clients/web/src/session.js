@@ -117,25 +117,28 @@ export class ClientSession extends Commands {
       this.handingOver = ours && this.greeting.size > 0 ? id : null;
       if (this.handingOver !== null) this.emit({ type: 'handing_over', link: id });
       else this.emit({ type: 'down', link: id, loss: ours ? {} : loss });
-    } else if (this.abandonGreeting(now, id)) {
+    } else if (this.greeting.has(id)) {
+      // A later greeting of ours, or one that was given up, has replaced this one.
+      const ours = code === Close.REPLACED && this.isTakingOver(now, id);
+      this.abandonGreeting(now, id);
       // We did say hello; if that did not arrive, or the bulk stream did not, it is the path's
       // fault and another one may do.
       const timedOut = code === Close.HELLO_TIMEOUT;
-      if (this.live === null && !timedOut && !mayReturn(code)) return this.endByCode(code, loss.reason);
+      if (this.live === null && !ours && !timedOut && !mayReturn(code)) return this.endByCode(code, loss.reason);
       this.emit({ type: 'link_failed', link: id, loss, timedOut });
       this.failHandingOver();
     }
   }
 
   /**
-   * A link will not be welcomed. Returns whether it was greeting.
+   * A link will not be welcomed.
    * @param {number} now
    * @param {number} id
    */
   abandonGreeting(now, id) {
     // What it said may still be on its way.
     if (this.greeting.get(id)?.listed) this.strayUntil = now + STRAY_MS;
-    return this.greeting.delete(id);
+    this.greeting.delete(id);
   }
 
   /**
@@ -160,9 +163,13 @@ export class ClientSession extends Commands {
     this.handingOver = null;
   }
 
-  /** @param {number} now */
-  isTakingOver(now) {
-    return now < this.strayUntil || [...this.greeting.values()].some((link) => link.listed !== null);
+  /**
+   * Whether a greeting of ours may take the session over, other than that of `except`.
+   * @param {number} now
+   * @param {number} [except]
+   */
+  isTakingOver(now, except) {
+    return now < this.strayUntil || [...this.greeting.values()].some(({ id, listed }) => id !== except && listed !== null);
   }
 
   /**

@@ -148,6 +148,34 @@ test('replaced by a connection of our own is no end, by a stranger it is', () =>
   assert.equal(stranger.outputs().find(({ type }) => type === 'ended').code, 4504);
 });
 
+test('a greeting that a later one of ours replaces ends nothing, one that a stranger replaces does', () => {
+  const close = { type: 'close', code: 4504, reason: 'replaced' };
+  const bench = new Bench().member();
+  bench.session.handleClosed(0, 1);
+  bench.open(2);
+  bench.open(3);
+  bench.outputs();
+  bench.take(2, close);
+  assert.deepEqual(bench.outputs().map(({ type }) => type), ['link_failed', 'close_link']);
+  bench.take(3, { ...WELCOME, resumed: true, rooms: { r: { seq: { signal: 0, bulk: 0 } } } });
+  assert.equal(bench.session.live, 3);
+  // One that was given up may have been heard all the same.
+  const late = new Bench().member();
+  late.session.handleClosed(0, 1);
+  late.open(2);
+  late.session.handleTimeout(WELCOME_TIMEOUT_MS);
+  late.now = WELCOME_TIMEOUT_MS;
+  late.open(3);
+  late.outputs();
+  late.take(3, close);
+  assert.ok(!late.outputs().some(({ type }) => type === 'ended'));
+  const stranger = new Bench().member();
+  stranger.session.handleClosed(0, 1);
+  stranger.open(2);
+  stranger.take(2, close);
+  assert.equal(stranger.outputs().find(({ type }) => type === 'ended').code, 4504);
+});
+
 test('close codes: come back below 4500, stay away above', () => {
   for (const [code, ends] of /** @type {const} */ ([[4000, false], [4005, false], [1006, false], [4500, true], [4505, true], [4999, true]])) {
     const bench = new Bench().member();
