@@ -297,6 +297,34 @@ test('a link on which nothing of ours arrives any more is given up however much 
   assert.ok(busy > 3_000 && busy < 7_000, `an answer to something else puts it off, once: ${busy}`);
 });
 
+test('a link that takes nothing is given up like a silent one, without a timer that is always due', () => {
+  const bench = new Bench().member();
+  bench.session.setInCall(0, true);
+  bench.session.transmit(0, 1, 'signal');
+  bench.take(1, { type: 'pong', id: bench.session.liveness?.asked?.id });
+  bench.outputs();
+  // From here on nothing can be written, and so nothing is transmitted.
+  const dues = [];
+  for (let due = bench.session.due(); due < Infinity && dues.length < 10; due = bench.session.due()) {
+    dues.push(due);
+    bench.session.handleTimeout(due);
+  }
+  assert.deepEqual(dues, [1_000, 2_900]);
+  assert.deepEqual(bench.outputs(), [{ type: 'stalled', link: 1 }]);
+  // It moves again.
+  const { type, id } = JSON.parse(bench.session.transmit(9_000, 1, 'signal') ?? '{}');
+  assert.equal(type, 'ping');
+  bench.take(1, { type: 'pong', id });
+  assert.deepEqual(bench.outputs(), [{ type: 'recovered', link: 1 }]);
+  // A timer that comes late finds a question due, not a dead link.
+  const late = new Bench().member();
+  late.take(1, { type: 'pong', id: late.session.liveness?.asked?.id });
+  late.outputs();
+  late.session.handleTimeout(60_000);
+  assert.deepEqual(late.outputs(), []);
+  assert.equal(JSON.parse(late.session.transmit(60_000, 1, 'signal') ?? '{}').type, 'ping');
+});
+
 test('who is in a call from now on waits no longer for what was asked before', () => {
   const bench = new Bench().member();
   bench.session.transmit(0, 1, 'signal');

@@ -41,7 +41,7 @@ export class Liveness {
     this.heard = now;
     /** When that was an answer. */
     this.answered = now;
-    /** @type {{id: number, at: number, deadMs: number} | null} */
+    /** @type {{id: number | null, at: number, deadMs: number} | null} without `id` while the link takes nothing */
     this.asked = null;
     this.nextAsk = now;
     this.stalled = false;
@@ -83,7 +83,7 @@ export class Liveness {
    * @param {number} now
    */
   wantsPing(now) {
-    return this.asked === null && now >= this.nextAsk;
+    return (this.asked === null || this.asked.id === null) && now >= this.nextAsk;
   }
 
   /**
@@ -121,7 +121,7 @@ export class Liveness {
   }
 
   due() {
-    return Math.min(this.asked === null ? this.nextAsk : Infinity, this.deadline());
+    return this.asked === null ? this.nextAsk : this.deadline();
   }
 
   /**
@@ -129,6 +129,8 @@ export class Liveness {
    * @param {number} now
    */
   handleTimeout(now) {
+    // It goes out right behind this, or else the link is blocked, which must not last either.
+    if (this.asked === null && now >= this.nextAsk) this.asked = { id: null, at: now, deadMs: this.probeMs ?? this.pace.deadMs };
     if (now < this.deadline()) return false;
     this.stalled = true;
     return true;
