@@ -262,6 +262,10 @@ export class Carrier {
       case 'link_failed':
         this.linkFailed(output);
         break;
+      case 'forestalled':
+        this.note('a room has started again: what the new connection said is out of date');
+        this.reconnector.forestalled(this.session.greeting.size > 0);
+        break;
       case 'close_link':
         this.closeLink(output.link, output.why);
         break;
@@ -293,7 +297,7 @@ export class Carrier {
   linkFailed({ link, loss: { retryAfter, reason }, timedOut }) {
     const transport = this.links.get(link);
     if (timedOut && transport?.kind === 'webtransport') this.remember('websocket');
-    this.reconnector.refused(transport, { retryAfter, reason, timedOut });
+    this.reconnector.refused(transport, { retryAfter, reason, timedOut, others: this.session.greeting.size > 0 });
   }
 
   /** @param {TransportKind} kind */

@@ -86,6 +86,8 @@ export class Client extends Emitter {
   #waiting = new Map();
   /** @type {Map<string, Promise<Room>>} */
   #joining = new Map();
+  /** @type {((error: HandoverError) => void) | null} ends the wait for another transport */
+  #giveUpSwitch = null;
   /** @type {number | null} since when nothing gets through */
   #downSince = null;
   /** @type {PromiseWithResolvers<void>} settled by the first connection */
@@ -247,35 +249,45 @@ export class Client extends Emitter {
 
   /**
    * Moves the session to another transport, without a gap. Rejects if that one does not work,
-   * and then stays where it is.
+   * and then stays where it is; also, with `aborted`, if another one is asked for meanwhile.
    * @param {'auto' | TransportKind} transport
    * @returns {Promise<void>}
    */
   async switchTransport(transport) {
-    const before = this.#carrier.reconnector.choice;
+    if (this.#session.isOver) throw new HandoverError('closed', 'the session is over');
+    this.#giveUpSwitch?.(new HandoverError('aborted', 'another transport was asked for'));
+    const { reconnector } = this.#carrier;
     if (transport === 'auto' || transport === this.transport) {
-      this.#carrier.reconnector.choose(transport);
+      reconnector.choose(transport);
       return;
     }
+    const before = reconnector.choice;
     const done = new AbortController();
     const { signal } = done;
+    /** @type {PromiseWithResolvers<void>} */
     const moved = withResolvers();
-    this.listen('transport', (detail) => {
-      if (detail.transport === transport) moved.resolve(undefined);
-    }, { signal });
-    this.listen('dial_failed', ({ error }) => moved.reject(error), { signal });
-    this.listen('state', ({ state, error }) => {
-      if (state === 'closed') moved.reject(error ?? new HandoverError('closed', 'the session is over'));
-    }, { signal });
-    this.#carrier.reconnector.choose(transport);
-    try {
-      await moved.promise;
-    } catch (error) {
-      this.#carrier.reconnector.choose(before);
-      throw error;
-    } finally {
+    const settle = () => {
       done.abort();
-    }
+      this.#giveUpSwitch = null;
+    };
+    const giveUp = (/** @type {HandoverError} */ error) => {
+      settle();
+      // At once, before anything else is dialled for it.
+      reconnector.revert(before);
+      moved.reject(error);
+    };
+    this.#giveUpSwitch = giveUp;
+    this.listen('transport', (detail) => {
+      if (detail.transport !== transport) return;
+      settle();
+      moved.resolve();
+    }, { signal });
+    this.listen('dial_failed', ({ error }) => giveUp(error), { signal });
+    this.listen('state', ({ state, error }) => {
+      if (state === 'closed') giveUp(error ?? new HandoverError('closed', 'the session is over'));
+    }, { signal });
+    reconnector.choose(transport);
+    await moved.promise;
   }
 
   /**

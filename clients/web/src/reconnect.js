@@ -61,12 +61,16 @@ export class Reconnector {
     this.promoting = undefined;
     /** Nothing is dialled before this. */
     this.heldUntil = -Infinity;
+    /** The gateway asked to come again no sooner. */
+    this.putOffUntil = -Infinity;
     /** When the last dial began, by the wall clock. */
     this.dialedAt = -Infinity;
     /** @type {{kind: TransportKind, since: number} | null} what carries the session */
     this.carrier = null;
     /** Whether that says nothing any more. */
     this.silent = false;
+    /** Whether another connection is needed even so: its network or its gateway may be about to go. */
+    this.wanted = false;
     /** Whether a connection of ours is greeting. */
     this.greeting = false;
     this.stopped = false;
@@ -76,9 +80,19 @@ export class Reconnector {
     return this.effects.now() < this.shunUntil;
   }
 
-  /** Whether the session can do without another connection. */
+  /** Whether something carries the session. */
   get isCarried() {
     return this.carrier !== null && !this.silent;
+  }
+
+  /** Whether the session can wait: no other connection is needed, or there will be a dial at the time given for it. */
+  get canWait() {
+    return this.isCarried && (!this.wanted || this.timer !== undefined);
+  }
+
+  /** Whether what carries the session is not what was chosen since. */
+  get isAstray() {
+    return this.carrier !== null && this.choice !== 'auto' && this.carrier.kind !== this.choice;
   }
 
   /**
@@ -87,11 +101,14 @@ export class Reconnector {
    */
   live(kind) {
     this.greeting = false;
-    this.dialing?.abort();
-    this.dialing = null;
     this.carrier = { kind, since: this.effects.now() };
     this.silent = false;
+    this.wanted = false;
     this.backoff.reset();
+    this.putOffUntil = -Infinity;
+    if (this.isAstray) return this.dialNow();
+    this.dialing?.abort();
+    this.dialing = null;
     clearTimeout(this.timer);
     this.timer = undefined;
     if (kind === 'webtransport') this.promotion.reset();
@@ -102,24 +119,40 @@ export class Reconnector {
    * Nothing carries the session any more: dials at once, then with growing pauses.
    * @param {number} [retryAfter]
    */
-  lost(retryAfter) {
+  lost(retryAfter = 0) {
+    // What failed beside a connection that worked is no reason to be slow now.
+    if (this.isCarried) this.backoff.reset();
     this.carrier = null;
     this.silent = false;
     clearTimeout(this.promoting);
     this.dropPromotion();
-    if (this.dialing === null && !this.greeting) this.schedule(this.backoff.next(retryAfter));
+    if (this.isOnItsWay) return;
+    this.schedule(this.backoff.next(Math.max(retryAfter, this.putOffUntil - this.effects.now(), 0)));
   }
 
   /**
    * The greeting of a connection came to nothing.
    * @param {Transport | undefined} transport
-   * @param {{retryAfter?: number, timedOut: boolean, reason?: string}} why
+   * @param {{retryAfter?: number, timedOut: boolean, reason?: string, others?: boolean}} why `others`: further
+   *   ones are greeting
    */
-  refused(transport, { retryAfter, timedOut, reason }) {
-    this.greeting = false;
+  refused(transport, { retryAfter, timedOut, reason, others = false }) {
+    this.greeting = others;
     // It opened and then did not move: what some browsers do when flow control breaks.
     if (timedOut && transport?.kind === 'webtransport') this.shun();
+    if (this.isOnItsWay) return;
     this.tryAgain(new HandoverError('unreachable', reason ?? 'the connection broke'), retryAfter);
+  }
+
+  /**
+   * What a greeting said was out of date before it was answered: it was given up, and is said again.
+   * @param {boolean} [others] are greeting
+   */
+  forestalled(others = false) {
+    this.greeting = others;
+    if (this.isOnItsWay) return;
+    if (this.canWait && !this.isAstray) this.planPromotion();
+    else this.schedule(this.backoff.next());
   }
 
   /**
@@ -128,7 +161,8 @@ export class Reconnector {
    * @param {number} [retryAfter]
    */
   tryAgain(error, retryAfter) {
-    if (this.isCarried) {
+    if (retryAfter !== undefined) this.putOffUntil = this.effects.now() + retryAfter;
+    if (this.canWait) {
       this.effects.failed(error, null);
       return this.planPromotion();
     }
@@ -151,12 +185,14 @@ export class Reconnector {
     this.schedule(this.backoff.next());
   }
 
-  /** It moves again: there is no hurry any more. */
+  /** It moves again: there is no hurry any more, unless it is about to end. */
   recovered() {
     this.silent = false;
     this.backoff.reset();
-    clearTimeout(this.timer);
-    this.timer = undefined;
+    if (!this.wanted && !this.isAstray) {
+      clearTimeout(this.timer);
+      this.timer = undefined;
+    }
     if (this.promoting === undefined) this.planPromotion();
   }
 
@@ -173,6 +209,7 @@ export class Reconnector {
     this.promotion.reset();
     this.shunUntil = -Infinity;
     this.demotions = 0;
+    this.wanted = true;
     this.dialNow();
   }
 
@@ -187,6 +224,7 @@ export class Reconnector {
    * @param {number} inMs
    */
   draining(inMs) {
+    this.wanted = true;
     this.schedule(inMs);
   }
 
@@ -204,6 +242,19 @@ export class Reconnector {
   }
 
   /**
+   * What was chosen last is given up for what was before. Nothing is dialled for that alone.
+   * @param {Choice} choice
+   */
+  revert(choice) {
+    this.choice = choice;
+    if (this.dialing === null || this.promotes) return;
+    this.dialing.abort();
+    this.dialing = null;
+    if (this.canWait) this.planPromotion();
+    else this.schedule(this.backoff.next());
+  }
+
+  /**
    * Dials nothing for a while.
    * @param {number} ms
    */
@@ -217,6 +268,11 @@ export class Reconnector {
     clearTimeout(this.promoting);
     this.dialing?.abort();
     this.dialing = null;
+  }
+
+  /** Whether another connection is dialled or greets; one that would only be better does not count. */
+  get isOnItsWay() {
+    return this.greeting || (this.dialing !== null && !this.promotes);
   }
 
   dialNow() {

@@ -151,7 +151,7 @@ export class ClientSession extends Commands {
     for (const { id, listed } of [...this.greeting.values()]) {
       if (!listed?.has(room)) continue;
       this.abandonGreeting(now, id);
-      this.emit({ type: 'link_failed', link: id, loss: { reason: 'a room started again meanwhile' }, timedOut: false });
+      this.emit({ type: 'forestalled', link: id });
       this.emit({ type: 'close_link', link: id, why: 'not_now' });
     }
   }

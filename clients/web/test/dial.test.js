@@ -309,6 +309,119 @@ test('beside a silent connection it is dialled until another one is there or the
   it.stop();
 }));
 
+test('a connection that is about to end is dialled beside until another one is there', () => timed(async () => {
+  for (const begin of [(/** @type {Reconnector} */ it) => it.draining(100), (/** @type {Reconnector} */ it) => it.hinted()]) {
+    const { it, track, dials, failed, pass } = reconnector('websocket');
+    it.live('websocket');
+    begin(it);
+    pass(100);
+    for (const pause of [0, 0, 1_000]) {
+      pass(pause);
+      track.fail('websocket');
+      await turn();
+    }
+    assert.deepEqual(failed.splice(0), [['unreachable', 0], ['unreachable', 1_000], ['unreachable', 2_000]]);
+    assert.equal(dials.length, 3);
+    it.lost();
+    assert.equal(dials.length, 4, 'once it is lost there is no time to lose');
+    track.finish('websocket');
+    await turn();
+    it.live('websocket');
+    it.dialNow();
+    track.fail('websocket');
+    await turn();
+    assert.deepEqual(failed, [['unreachable', null]], 'what carries it now is not about to end');
+    it.stop();
+  }
+}));
+
+test('the gateway is obeyed when it puts off whoever is still carried, also if that ends meanwhile', () => timed(async () => {
+  const { it, track, dials, pass } = reconnector('websocket');
+  it.live('websocket');
+  it.draining(0);
+  track.finish('websocket');
+  await turn();
+  it.refused(undefined, { timedOut: false, retryAfter: 5_000 });
+  it.lost();
+  pass(4_999);
+  assert.equal(dials.length, 1);
+  pass(1_001);
+  assert.equal(dials.length, 2);
+  it.stop();
+}));
+
+test('what a drain plans is not put off by a link that moves again, nor hurried by a try to move that fails', () => timed(async () => {
+  const { it, track, dials, failed, pass } = reconnector();
+  it.live('websocket');
+  pass(15_000);
+  assert.deepEqual(dials.splice(0), ['webtransport']);
+  it.draining(100);
+  track.fail('webtransport');
+  await turn();
+  assert.deepEqual([dials, failed.pop()], [[], ['unreachable', null]]);
+  it.recovered();
+  pass(100);
+  assert.deepEqual(dials, ['auto']);
+  it.stop();
+}));
+
+test('a greeting that was given up is said again, unless another one is on its way', () => timed(async () => {
+  const { it, track, dials, failed, pass } = reconnector('websocket');
+  const opened = async () => {
+    track.finish('websocket');
+    await turn();
+  };
+  it.live('websocket');
+  it.hinted();
+  await opened();
+  it.forestalled();
+  assert.equal(dials.length, 2);
+  it.refused(undefined, { timedOut: false });
+  assert.equal(dials.length, 2, 'an older one is nobody\'s loss');
+  await opened();
+  it.refused(undefined, { timedOut: false, others: true });
+  assert.deepEqual([dials.length, failed], [2, []]);
+  it.live('websocket');
+  // What would only have been better is tried again in its own time.
+  it.dialNow();
+  await opened();
+  it.forestalled();
+  pass(60_000);
+  assert.equal(dials.length, 3);
+  it.stop();
+}));
+
+test('a choice is tried until it is met, or given up when it fails', () => timed(async () => {
+  const { it, track, dials, pass } = reconnector();
+  it.live('websocket');
+  it.choose('webtransport');
+  it.live('websocket');
+  assert.deepEqual(dials.splice(0), ['webtransport', 'webtransport'], 'an older connection of ours came first');
+  track.finish('webtransport');
+  await turn();
+  it.forestalled();
+  assert.deepEqual(dials.splice(0), ['webtransport']);
+  it.effects.failed = () => it.revert('auto');
+  track.fail('webtransport');
+  await turn();
+  pass(24_999);
+  assert.deepEqual(dials, [], 'it stays where it is');
+  pass(1);
+  assert.deepEqual(dials.splice(0), ['webtransport'], 'and may move later, by itself');
+  it.live('websocket');
+  // With a drain under way it moves all the same, by what was chosen before.
+  it.hinted();
+  it.choose('webtransport');
+  track.fail('webtransport');
+  await turn();
+  assert.deepEqual(dials, ['auto', 'webtransport', 'auto']);
+  it.choose('websocket');
+  it.live('webtransport');
+  it.revert('auto');
+  assert.equal(track.events.at(-1), 'websocket cancelled');
+  it.stop();
+}));
+
 test('a machine that wakes up dials once, whoever notices first', () => timed(async () => {
   const { it, dials, pass } = reconnector();
   it.live('webtransport');

@@ -46,6 +46,7 @@
  *   | {type: 'handing_over', link: number}
  *   | {type: 'down', link: number, loss: Loss}
  *   | {type: 'link_failed', link: number, loss: Loss, timedOut: boolean}
+ *   | {type: 'forestalled', link: number}
  *   | {type: 'close_link', link: number, why: string}
  *   | {type: 'stalled', link: number}
  *   | {type: 'recovered', link: number}

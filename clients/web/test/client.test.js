@@ -1,0 +1,116 @@
+/** What an application holds, against a model gateway whose answers can be held up. */
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { afterEach, mock, test } from 'node:test';
+import { DIAL_TIMEOUT_MS } from '../src/dial.js';
+import { connect } from '../src/index.js';
+import { Network } from './model/network.js';
+
+/** @type {import('../src/index.js').Client[]} */
+const clients = [];
+
+afterEach(async () => {
+  mock.timers.reset();
+  await Promise.all(clients.splice(0).map((client) => client.close()));
+});
+
+/**
+ * @param {Network} network
+ * @param {import('../src/index.js').ConnectOptions} [options]
+ */
+async function connected(network, options) {
+  const client = await connect('https://model.test', { WebSocket: network.WebSocket, storage: null, ...options });
+  clients.push(client);
+  return client;
+}
+
+/** Lets everything happen that waits for no timer. */
+async function turn() {
+  for (let round = 0; round < 100; round += 1) await null;
+}
+
+/**
+ * What a promise has come to by now.
+ * @param {Promise<unknown>} promise
+ */
+async function stateOf(promise) {
+  let state = 'pending';
+  promise.then(() => (state = 'fulfilled'), (error) => (state = error.code));
+  await turn();
+  return state;
+}
+
+/** A token function whose answers the test gives, one call after the other. */
+function issuer() {
+  /** @type {((token: string) => void)[]} */
+  const asked = [];
+  return { asked, token: () => new Promise((/** @type {(token: string) => void} */ resolve) => asked.push(resolve)) };
+}
+
+const tokensOf = (/** @type {Network} */ network, /** @type {string} */ type) => network.saidOf(type).map(({ token }) => token);
+
+test('a transport that is not to be had, or not wanted any more, is an error; afterwards it is not tried', async () => {
+  const network = new Network();
+  const client = await connected(network);
+  /** @type {string[]} */
+  const dials = [];
+  client.listen('log', ({ text }) => {
+    if (text.startsWith('dialling')) dials.push(text);
+  });
+  const first = client.switchTransport('webtransport');
+  const second = client.switchTransport('webtransport');
+  await assert.rejects(first, { code: 'aborted' });
+  await assert.rejects(second, { code: 'unsupported' });
+  const back = once(client, 'transport');
+  client.debugDrop();
+  await back;
+  const third = client.switchTransport('webtransport');
+  await client.switchTransport('websocket');
+  await assert.rejects(third, { code: 'aborted' });
+  await turn();
+  assert.deepEqual(dials.map((text) => text.slice(10, -1)), ['webtransport', 'webtransport', 'auto', 'webtransport']);
+  assert.equal(client.state, 'connected');
+  const fourth = client.switchTransport('webtransport');
+  const closing = client.close();
+  await assert.rejects(fourth, { code: /unsupported|closed/ });
+  await assert.rejects(client.switchTransport('websocket'), { code: 'closed' });
+  await closing;
+  await assert.rejects(client.switchTransport('auto'), { code: 'closed' });
+});
+
+test('a connection that a reset has made pointless is dialled again', async () => {
+  const network = new Network();
+  const client = await connected(network);
+  await client.join('r');
+  network.meet = ({ type }) => (type === 'hello' ? 'hold' : 'pass');
+  network.say({ type: 'draining', reconnect_in: 0 });
+  await turn();
+  const back = once(client, 'transport');
+  const members = [...network.gateway.room('r').members.values()];
+  network.say({ type: 'reset', reason: 'epoch', room: 'r', epoch: 'later', signal: 7, bulk: 3, seq: { signal: 0, bulk: 0 }, members });
+  await turn();
+  network.release();
+  await back;
+  const listed = network.saidOf('hello').map(({ resume }) => resume?.rooms.r.epoch);
+  assert.deepEqual([listed[0], listed.at(-1), listed.length], [undefined, 'later', 3]);
+});
+
+test('a greeting that a later one replaces is nothing to dial for', async () => {
+  const network = new Network();
+  const client = await connected(network);
+  network.meet = ({ type }) => (type === 'hello' ? 'hold' : 'pass');
+  network.say({ type: 'draining', reconnect_in: 0 });
+  await turn();
+  network.say({ type: 'draining', reconnect_in: 0 });
+  await turn();
+  const [live, replaced, later] = network.sockets;
+  assert.ok(live && replaced && later);
+  network.gateway.say(replaced.link, { type: 'close', code: 4504, reason: 'replaced' });
+  network.flush();
+  await turn();
+  const back = once(client, 'transport');
+  network.release();
+  await back;
+  assert.equal(network.saidOf('hello').length, 3);
+  assert.equal(later.link.session?.link, later.link);
+});
