@@ -101,9 +101,8 @@ export class Carrier {
    */
   async dial(choice, signal) {
     const { token, certificateHash, webTransportUrl, WebSocket } = this.options;
-    if (typeof token === 'string') this.session.token = token;
-    // The page may have to fetch it, on a network on which that never ends.
-    else if (token !== undefined) this.session.token = await inTime(token(), signal, 'no token came in time');
+    // The page may have to fetch it, on a network on which that never ends. A text may have had a newer one since.
+    if (typeof token === 'function') this.session.token = await inTime(token(), signal, 'no token came in time');
     const webTransport = choice !== 'websocket' && hasWebTransport();
     this.note(`dialling (${choice})`);
     // A gateway that was started anew may show another certificate: ask every time.

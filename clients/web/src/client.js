@@ -2,6 +2,7 @@
 import { Carrier, now } from './carrier.js';
 import { Emitter } from './emitter.js';
 import { abortError, Close, HandoverError } from './errors.js';
+import { Renewal } from './renewal.js';
 import { Room } from './room.js';
 import { ClientSession } from './session.js';
 import { bodyText, metadataText } from './wire/message.js';
@@ -70,8 +71,6 @@ import { bodyText, metadataText } from './wire/message.js';
 
 /** @typedef {{resolve: (value: any) => void, reject: (error: unknown) => void}} Waiting */
 
-/** Nobody is asked for a newer token if the present one ends sooner. */
-const RENEWAL_LEFT_MS = 500;
 /** How long the gateway may take to answer `bye`. */
 const BYE_TIMEOUT_MS = 1_000;
 /** @extends {Emitter<ClientEvents>} */
@@ -86,6 +85,8 @@ export class Client extends Emitter {
   #waiting = new Map();
   /** @type {Map<string, Promise<Room>>} */
   #joining = new Map();
+  /** @type {Renewal | null} null where there is nobody to ask for tokens */
+  #renewal;
   /** @type {((error: HandoverError) => void) | null} ends the wait for another transport */
   #giveUpSwitch = null;
   /** @type {number | null} since when nothing gets through */
@@ -111,15 +112,20 @@ export class Client extends Emitter {
     /** @type {Map<string, Room>} The rooms joined, by name. */
     this.rooms = new Map();
     this.#options = options;
-    this.#session = new ClientSession({ agent: options.agent });
+    const { agent, token, log } = options;
+    this.#session = new ClientSession({ agent, token: typeof token === 'string' ? token : undefined });
     this.#carrier = new Carrier(this.#session, url, options, {
       output: (output) => this.#handleOutput(output),
-      log: (entry) => {
-        options.log?.(entry);
-        this.emit('log', entry);
-      },
-      logging: () => options.log !== undefined || this.isHeard('log'),
+      log: (entry) => this.emit('log', entry),
+      logging: () => this.isHeard('log'),
       dialFailed: (error, retryInMs) => this.#dialFailed(error, retryInMs),
+    });
+    // Like any listener it may throw, and nothing is lost by that.
+    if (log !== undefined) this.listen('log', log);
+    this.#renewal = typeof token !== 'function' ? null : new Renewal({
+      token,
+      bring: (token) => this.refresh(token),
+      failed: (error) => this.#carrier.note(`no new token: ${error}`),
     });
   }
 
@@ -243,8 +249,17 @@ export class Client extends Emitter {
    * @returns {Promise<void>}
    */
   async refresh(token) {
-    this.#session.token = token;
-    return this.#wait('request', this.#session.request({ type: 'refresh', token }));
+    const session = this.#session;
+    const before = session.token;
+    const request = session.request({ type: 'refresh', token });
+    // Whatever greets from now on brings it, too.
+    session.token = token;
+    try {
+      return await this.#wait('request', request);
+    } catch (error) {
+      if (session.token === token) session.token = before;
+      throw error;
+    }
   }
 
   /**
@@ -434,7 +449,7 @@ export class Client extends Emitter {
         return this.emit('moved', {});
       case 'expiring':
         this.emit('expiring', { in: output.in });
-        return void this.#renewToken(output.in);
+        return void this.#renewal?.begin(output.in);
       case 'draining':
         return this.emit('draining', { reconnectIn: output.reconnectIn });
       case 'refused':
@@ -459,6 +474,8 @@ export class Client extends Emitter {
    * @param {boolean} resumed
    */
   #handleLive(resumed) {
+    // Its greeting has brought a token of its own.
+    this.#renewal?.stop();
     this.rtt = null;
     const gapMs = this.#downSince === null ? 0 : now() - this.#downSince;
     const transport = /** @type {TransportKind} */ (this.transport);
@@ -499,33 +516,10 @@ export class Client extends Emitter {
   }
 
   /**
-   * Asks for a newer token until there is one, later each time. If none comes, the session goes on
-   * until the old one ends, and the next dial asks again.
-   * @param {number} left milliseconds until then
-   */
-  async #renewToken(left) {
-    const { token } = this.#options;
-    while (typeof token === 'function' && left >= RENEWAL_LEFT_MS && this.state !== 'closed') {
-      try {
-        return await this.refresh(await token());
-      } catch (error) {
-        this.#carrier.note(`no new token: ${error}`);
-      }
-      left /= 2;
-      await new Promise((resolve) => {
-        const timer = setTimeout(resolve, left);
-        void this.#finished.promise.then(() => {
-          clearTimeout(timer);
-          resolve(undefined);
-        });
-      });
-    }
-  }
-
-  /**
    * @param {HandoverError | null} error
    */
   #handleEnded(error) {
+    this.#renewal?.stop();
     for (const room of this.rooms.values()) room.finish(error);
     this.rooms.clear();
     if (error !== null) this.#first.reject(error);

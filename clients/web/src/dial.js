@@ -138,14 +138,15 @@ function race(contestants, signal) {
 }
 
 /**
- * What comes of a promise, unless the dial it is for is given up, or it takes too long.
+ * What comes of a promise, unless what it is for is given up, or it takes too long.
  * @template T
  * @param {T | Promise<T>} promise
  * @param {AbortSignal} signal
  * @param {string} late what is said then
+ * @param {number} [ms]
  * @returns {Promise<T>}
  */
-export function inTime(promise, signal, late) {
+export function inTime(promise, signal, late, ms = DIAL_TIMEOUT_MS) {
   return new Promise((resolve, reject) => {
     /** @param {() => void} settle */
     const finish = (settle) => {
@@ -154,7 +155,7 @@ export function inTime(promise, signal, late) {
       settle();
     };
     const aborted = () => finish(() => reject(abortError(signal)));
-    const timer = setTimeout(() => finish(() => reject(new HandoverError('unreachable', late))), DIAL_TIMEOUT_MS);
+    const timer = setTimeout(() => finish(() => reject(new HandoverError('unreachable', late))), ms);
     signal.addEventListener('abort', aborted);
     Promise.resolve(promise).then((value) => finish(() => resolve(value)), (error) => finish(() => reject(error)));
     if (signal.aborted) aborted();

@@ -49,6 +49,100 @@ function issuer() {
 
 const tokensOf = (/** @type {Network} */ network, /** @type {string} */ type) => network.saidOf(type).map(({ token }) => token);
 
+test('a refreshed token is shown from then on, one that is refused is not', async () => {
+  const network = new Network();
+  const client = await connected(network, { token: 'first' });
+  const reconnect = async () => {
+    const back = once(client, 'transport');
+    client.debugDrop();
+    await back;
+  };
+  await client.refresh('second');
+  await reconnect();
+  network.meet = ({ type }) => (type === 'refresh' ? { type: 'error', code: 'forbidden', message: '' } : 'pass');
+  await assert.rejects(client.refresh('of another user'), { code: 'forbidden' });
+  await reconnect();
+  assert.deepEqual(tokensOf(network, 'hello'), ['first', 'second', 'second']);
+});
+
+test('of several askings for a token the latest counts', async () => {
+  mock.timers.enable({ apis: ['setTimeout'] });
+  const network = new Network();
+  const { asked, token } = issuer();
+  const connecting = connected(network, { token });
+  asked[0]?.('first');
+  await connecting;
+  network.say({ type: 'expiring', in: 60_000 });
+  network.say({ type: 'expiring', in: 50_000 });
+  assert.equal(asked.length, 3);
+  asked[2]?.('newest');
+  await turn();
+  asked[1]?.('stale');
+  await turn();
+  assert.deepEqual(tokensOf(network, 'refresh'), ['newest']);
+});
+
+test('a token that comes after a newer connection has brought its own is not used', async () => {
+  mock.timers.enable({ apis: ['setTimeout'] });
+  const network = new Network();
+  const { asked, token } = issuer();
+  const connecting = connected(network, { token });
+  asked[0]?.('first');
+  const client = await connecting;
+  network.say({ type: 'expiring', in: 60_000 });
+  const back = once(client, 'transport');
+  client.debugDrop();
+  await turn();
+  asked[2]?.('fresh');
+  await back;
+  asked[1]?.('stale');
+  await turn();
+  assert.deepEqual([tokensOf(network, 'hello'), tokensOf(network, 'refresh')], [['first', 'fresh'], []]);
+});
+
+test('whoever does not answer when asked for a token is asked again', async () => {
+  mock.timers.enable({ apis: ['setTimeout'] });
+  const network = new Network();
+  const { asked, token } = issuer();
+  const connecting = connected(network, { token });
+  asked[0]?.('first');
+  await connecting;
+  network.say({ type: 'expiring', in: 60_000 });
+  mock.timers.tick(DIAL_TIMEOUT_MS);
+  await turn();
+  mock.timers.tick(30_000);
+  await turn();
+  assert.equal(asked.length, 3);
+  asked[2]?.('newer');
+  await turn();
+  assert.deepEqual(tokensOf(network, 'refresh'), ['newer']);
+});
+
+test('a log function that throws loses nothing', async () => {
+  /** @type {Set<string>} */
+  const thrown = new Set();
+  process.setUncaughtExceptionCaptureCallback((error) => thrown.add(error.message));
+  try {
+    const network = new Network();
+    const client = await connected(network, {
+      log: () => {
+        throw new Error('the disk is full');
+      },
+    });
+    client.listen('log', () => {
+      throw new Error('so is this one');
+    });
+    const room = await client.join('r');
+    await room.send('hello');
+    await client.close();
+    assert.deepEqual(network.said.map(({ type }) => type).filter((type) => type !== 'ping'), ['hello', 'join', 'send', 'bye']);
+    await new Promise((resolve) => setImmediate(resolve));
+    assert.deepEqual([...thrown], ['the disk is full', 'so is this one'], 'and is told like what any listener throws');
+  } finally {
+    process.setUncaughtExceptionCaptureCallback(null);
+  }
+});
+
 test('a transport that is not to be had, or not wanted any more, is an error; afterwards it is not tried', async () => {
   const network = new Network();
   const client = await connected(network);
