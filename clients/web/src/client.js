@@ -2,6 +2,7 @@
 import { Carrier, now } from './carrier.js';
 import { Emitter } from './emitter.js';
 import { abortError, Close, HandoverError } from './errors.js';
+import { Memberships } from './memberships.js';
 import { Renewal } from './renewal.js';
 import { Room } from './room.js';
 import { ClientSession } from './session.js';
@@ -83,8 +84,8 @@ export class Client extends Emitter {
   #carrier;
   /** @type {Map<string, Waiting>} who waits for an answer */
   #waiting = new Map();
-  /** @type {Map<string, Promise<Room>>} */
-  #joining = new Map();
+  /** @type {Memberships} */
+  #memberships;
   /** @type {Renewal | null} null where there is nobody to ask for tokens */
   #renewal;
   /** @type {((error: HandoverError) => void) | null} ends the wait for another transport */
@@ -122,6 +123,13 @@ export class Client extends Emitter {
     });
     // Like any listener it may throw, and nothing is lost by that.
     if (log !== undefined) this.listen('log', log);
+    this.#memberships = new Memberships(this.#session, {
+      ask: (request, take) => this.#wait('request', request, take),
+      forget: (request, error) => this.#settle(`request ${request}`, ({ reject }) => reject(error)),
+      present: (name) => this.rooms.get(name),
+      enter: (name, members) => this.#enter(name, members),
+      left: (name) => this.#left(name),
+    });
     this.#renewal = typeof token !== 'function' ? null : new Renewal({
       token,
       bring: (token) => this.refresh(token),
@@ -181,47 +189,16 @@ export class Client extends Emitter {
   }
 
   /**
-   * Becomes a member of a room. Resolves to the same room if one is a member already.
+   * Becomes a member of a room. Resolves to the same room if one is a member already; if one is
+   * about to leave it, that comes first.
    * @param {string} name
    * @param {{metadata?: Record<string, any>, signal?: AbortSignal}} [options] metadata is
-   *   shown to the other members
+   *   shown to the other members; the signal gives up this call, and the membership only if
+   *   nobody else waits for it
    * @returns {Promise<Room>}
    */
   async join(name, { metadata, signal } = {}) {
-    const present = this.rooms.get(name);
-    if (present !== undefined) return present;
-    const joining = this.#joining.get(name) ?? this.#joinNow(name, metadata, signal);
-    this.#joining.set(name, joining);
-    try {
-      return await joining;
-    } finally {
-      this.#joining.delete(name);
-    }
-  }
-
-  /**
-   * @param {string} name
-   * @param {Record<string, any> | undefined} metadata
-   * @param {AbortSignal | undefined} signal
-   * @returns {Promise<Room>}
-   */
-  async #joinNow(name, metadata, signal) {
-    if (signal?.aborted) throw abortError(signal);
-    const text = metadata === undefined ? undefined : metadataText(metadata);
-    const request = this.#session.join(name, text);
-    const aborted = () => {
-      if (!this.#waiting.has(`request ${request}`)) return;
-      this.#settle(`request ${request}`, ({ reject }) => reject(abortError(signal)));
-      this.#session.leave(name);
-      this.#carrier.pump();
-    };
-    signal?.addEventListener('abort', aborted, { once: true });
-    try {
-      // The room exists from the moment of the answer on: what follows it may be right behind.
-      return await this.#wait('request', request, (members) => this.#enter(name, members));
-    } finally {
-      signal?.removeEventListener('abort', aborted);
-    }
+    return this.#memberships.join(name, metadata, signal);
   }
 
   /**
@@ -233,6 +210,13 @@ export class Client extends Emitter {
     room.seat(members);
     this.rooms.set(name, room);
     return room;
+  }
+
+  /** @param {string} name */
+  #left(name) {
+    const room = this.rooms.get(name);
+    this.rooms.delete(name);
+    room?.finish(null);
   }
 
   /**
@@ -373,10 +357,7 @@ export class Client extends Emitter {
    * @internal
    */
   async leaveRoom(room) {
-    if (room.isClosed) return;
-    await this.#wait('request', this.#session.leave(room.name));
-    if (this.rooms.get(room.name) === room) this.rooms.delete(room.name);
-    room.finish(null);
+    if (!room.isClosed) await this.#memberships.leave(room.name);
   }
 
   /**

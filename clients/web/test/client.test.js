@@ -143,6 +143,71 @@ test('a log function that throws loses nothing', async () => {
   }
 });
 
+test('each caller of a join gives up for itself', async () => {
+  const network = new Network();
+  const client = await connected(network);
+  network.meet = ({ type }) => (type === 'join' ? 'hold' : 'pass');
+  const aborts = [new AbortController(), new AbortController()];
+  const [first, second] = aborts.map(({ signal }) => client.join('r', { signal }));
+  const third = client.join('r');
+  aborts[0]?.abort();
+  aborts[1]?.abort();
+  assert.deepEqual([await stateOf(first ?? third), await stateOf(second ?? third), await stateOf(third)], ['aborted', 'aborted', 'pending']);
+  network.release();
+  const room = await third;
+  assert.deepEqual([room.isClosed, client.rooms.get('r'), network.saidOf('leave')], [false, room, []]);
+  assert.equal(await client.join('r', { signal: new AbortController().signal }), room);
+});
+
+test('a room that nobody waits for any more is left, and can be joined again', async () => {
+  const network = new Network();
+  const client = await connected(network);
+  network.meet = ({ type }) => (type === 'join' || type === 'leave' ? 'hold' : 'pass');
+  const abort = new AbortController();
+  const [one, two] = [client.join('r', { signal: abort.signal }), client.join('r', { signal: abort.signal })];
+  abort.abort();
+  assert.deepEqual([await stateOf(one), await stateOf(two)], ['aborted', 'aborted']);
+  assert.equal(network.saidOf('leave').length, 1);
+  const again = client.join('r');
+  network.release();
+  const room = await again;
+  assert.deepEqual([room.isClosed, network.gateway.room('r').members.size], [false, 1]);
+});
+
+test('an abort that comes while the session ends is not one more error', async () => {
+  const network = new Network();
+  const client = await connected(network);
+  network.meet = ({ type }) => (type === 'join' || type === 'bye' ? 'hold' : 'pass');
+  const abort = new AbortController();
+  const joining = client.join('r', { signal: abort.signal });
+  const closing = client.close();
+  await turn();
+  abort.abort();
+  await assert.rejects(joining, { code: 'aborted' });
+  // What a listener throws comes out later.
+  await new Promise((resolve) => setImmediate(resolve));
+  network.release();
+  await closing;
+});
+
+test('who joins a room while leaving it has left it first', async () => {
+  const network = new Network();
+  const client = await connected(network);
+  const before = await client.join('r');
+  network.meet = ({ type }) => (type === 'leave' ? 'hold' : 'pass');
+  const leaving = [before.leave(), before.leave()];
+  const joining = client.join('r');
+  const abort = new AbortController();
+  const impatient = client.join('r', { signal: abort.signal });
+  abort.abort();
+  assert.deepEqual([await stateOf(joining), await stateOf(impatient)], ['pending', 'aborted']);
+  network.release();
+  await Promise.all(leaving);
+  const room = await joining;
+  assert.notEqual(room, before);
+  assert.deepEqual([before.isClosed, room.isClosed, client.rooms.get('r')], [true, false, room]);
+});
+
 test('a transport that is not to be had, or not wanted any more, is an error; afterwards it is not tried', async () => {
   const network = new Network();
   const client = await connected(network);

@@ -239,6 +239,15 @@ test('a leave waits for what was sent before it', () => {
   assert.equal(bench.session.rooms.size, 0);
 });
 
+test('a room can be left however much waits for answers', () => {
+  const bench = new Bench().member();
+  assert.throws(() => {
+    for (;;) bench.session.request({ type: 'ice' });
+  }, { code: 'outbox_full' });
+  const leave = bench.session.leave('r');
+  assert.deepEqual(bench.out(1).at(-1), { type: 'leave', id: leave, room: 'r' });
+});
+
 test('requests told "later" are asked again; final refusals are not', () => {
   const bench = new Bench().member();
   const id = bench.session.request({ type: 'ice' });

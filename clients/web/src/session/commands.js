@@ -59,7 +59,8 @@ export class Commands {
    * @returns {number} the request; it goes out once everything sent before it is answered
    */
   leave(name) {
-    this.checkOpen();
+    // Nobody has to stay because too much waits: of these there is one a room at most.
+    this.checkNotOver();
     const room = this.roomOf(name);
     const withheld = !room.isDrained;
     room.leaving = this.requests.push({ type: 'leave', room: name }, { withheld });
@@ -124,8 +125,12 @@ export class Commands {
     return encode({ type: 'ephemeral', room: name, to }, { body });
   }
 
-  checkOpen() {
+  checkNotOver() {
     if (this.isOver) throw new HandoverError('closed', 'the session is over');
+  }
+
+  checkOpen() {
+    this.checkNotOver();
     if (this.requests.size >= REQUESTS_MAX) {
       throw new HandoverError('outbox_full', 'too many requests are waiting for answers');
     }
