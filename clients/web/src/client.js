@@ -72,7 +72,7 @@ import { bodyText, metadataText } from './wire/message.js';
 
 /** @typedef {{resolve: (value: any) => void, reject: (error: unknown) => void}} Waiting */
 
-/** How long the gateway may take to answer `bye`. */
+/** How long it may take to say `bye`, on another connection if need be, and to have it answered. */
 const BYE_TIMEOUT_MS = 1_000;
 /** @extends {Emitter<ClientEvents>} */
 export class Client extends Emitter {
@@ -291,13 +291,15 @@ export class Client extends Emitter {
 
   /**
    * Says goodbye: the session is over, the members of its rooms see it leave. What has not
-   * been accepted by then is not delivered.
+   * been accepted by then is not delivered. If nothing carries the session, a second is spent on
+   * getting a connection for it; in vain, the members see it expire later.
    * @returns {Promise<void>} once it is over
    */
   async close() {
     if (this.state === 'closed') return;
     this.#session.close();
     this.#carrier.pump();
+    this.#carrier.reconnector.hurry();
     const timer = setTimeout(() => {
       this.#session.end(null, Close.BYE);
       this.#carrier.pump();
@@ -490,7 +492,8 @@ export class Client extends Emitter {
    * @param {Partial<StateChange>} detail
    */
   #setState(state, detail) {
-    if (this.state === state) return;
+    // Who is about to go is told of the end alone.
+    if (this.state === state || (this.#session.isOver && state !== 'closed')) return;
     const previous = this.state;
     this.state = state;
     this.emit('state', { ...detail, state, previous, transport: this.transport });

@@ -254,6 +254,12 @@ export class Reconnector {
     else this.schedule(this.backoff.next());
   }
 
+  /** There is something to say that cannot wait: no pause is sat out. */
+  hurry() {
+    this.backoff.reset();
+    if (!this.isCarried && !this.isOnItsWay) this.schedule(0);
+  }
+
   /**
    * Dials nothing for a while.
    * @param {number} ms

@@ -113,7 +113,7 @@ export class ClientSession extends Commands {
       // A gateway that takes a newer connection of ours says so to the older one, perhaps
       // before the newer one hears its welcome. Only a stranger's connection ends us.
       const ours = code === Close.REPLACED && this.isTakingOver(now);
-      if (this.byeDue || (!ours && !mayReturn(code))) return this.endByCode(code, loss.reason);
+      if (!ours && !mayReturn(code)) return this.endByCode(code, loss.reason);
       this.handingOver = ours && this.greeting.size > 0 ? id : null;
       if (this.handingOver !== null) this.emit({ type: 'handing_over', link: id });
       else this.emit({ type: 'down', link: id, loss: ours ? {} : loss });
@@ -213,6 +213,8 @@ export class ClientSession extends Commands {
       return;
     }
     if (message.code === 'session_unknown' && link.listed !== null && this.live === null) {
+      // Nobody is left to say goodbye for.
+      if (this.byeDue) return this.end(null, Close.BYE);
       this.forgetSession();
       link.helloDue = true;
       link.listed = null;
@@ -222,7 +224,7 @@ export class ClientSession extends Commands {
     const retryAfter = message.retry_after ?? undefined;
     const error = new HandoverError(message.code, message.message, { retryAfter });
     if (this.live === null && retryOf(message.code) === 'never' && message.code !== 'session_unknown') {
-      return this.end(error, null);
+      return this.end(this.byeDue ? null : error, null);
     }
     // A working connection is not given up for one that was refused.
     this.greeting.delete(link.id);
@@ -246,6 +248,8 @@ export class ClientSession extends Commands {
     this.peer = welcome.peer;
     this.user = welcome.user ?? null;
     this.limits = { ...LIMITS, ...welcome.limits };
+    // What was said on an older connection may not have arrived.
+    this.saidBye = false;
     this.heartbeatMs = welcome.heartbeat;
     this.resumeWindowMs = welcome.resume_window;
     this.liveness = new Liveness(now, this.pace());
@@ -438,11 +442,11 @@ export class ClientSession extends Commands {
 
   // The end
 
-  /** Ends the session for good. */
+  /** Says `bye`, on the next connection if there is none; the session is over once that is answered. */
   close() {
     if (this.ended) return;
     this.byeDue = true;
-    if (this.live === null) this.end(null, Close.BYE);
+    if (this.identity === null) this.end(null, Close.BYE);
   }
 
   /**

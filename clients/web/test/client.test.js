@@ -273,3 +273,35 @@ test('a greeting that a later one replaces is nothing to dial for', async () => 
   assert.equal(network.saidOf('hello').length, 3);
   assert.equal(later.link.session?.link, later.link);
 });
+
+test('who closes without a connection gets one to say goodbye, and tells of nothing but the end', async () => {
+  mock.timers.enable({ apis: ['setTimeout'] });
+  const network = new Network();
+  const client = await connected(network);
+  await client.join('r');
+  network.isUp = false;
+  client.debugDrop();
+  await turn();
+  assert.equal(client.state, 'reconnecting');
+  // The next dial would be after a pause.
+  network.isUp = true;
+  /** @type {string[]} */
+  const states = [];
+  client.listen('state', ({ state }) => states.push(state));
+  await client.close();
+  assert.deepEqual([network.said.at(-1).type, network.gateway.sessions.size, states], ['bye', 0, ['closed']]);
+});
+
+test('a goodbye that cannot be said in time is not waited for', async () => {
+  mock.timers.enable({ apis: ['setTimeout'] });
+  const network = new Network();
+  const client = await connected(network);
+  network.isUp = false;
+  client.debugDrop();
+  await turn();
+  const closing = client.close();
+  assert.equal(await stateOf(closing), 'pending');
+  mock.timers.tick(1_000);
+  assert.equal(await stateOf(closing), 'fulfilled');
+  assert.equal(client.state, 'closed');
+});

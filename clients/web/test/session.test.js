@@ -372,6 +372,25 @@ test('the end answers everything', () => {
   assert.throws(() => bench.session.send('r', 'signal', '3'), { code: 'closed' });
 });
 
+test('goodbye is said on the connection that there is, once more if that is another one, and not for nothing', () => {
+  const bench = new Bench().member();
+  bench.session.close();
+  assert.deepEqual(bench.out(1), [{ type: 'bye' }]);
+  bench.open(2);
+  bench.take(2, { ...WELCOME, resumed: true, rooms: { r: { seq: { signal: 0, bulk: 0 } } } });
+  assert.deepEqual(bench.out(2), [{ type: 'bye' }]);
+  bench.session.handleClosed(0, 2);
+  const [{ type, resume }] = bench.open(3);
+  assert.deepEqual([type, resume.session], ['hello', 's']);
+  assert.ok(!bench.outputs().some(({ type }) => type === 'ended'));
+  bench.take(3, { type: 'error', code: 'session_unknown', message: '' });
+  assert.deepEqual(bench.outputs().find(({ type }) => type === 'ended'), { type: 'ended', error: null, code: 4500 });
+  const fresh = new Bench();
+  fresh.open(1);
+  fresh.session.close();
+  assert.ok(fresh.session.ended, 'before the first welcome there is nobody to say it for');
+});
+
 test('a token that a greeting has brought is not brought again', () => {
   const bench = new Bench().member();
   const { session } = bench;
