@@ -38,7 +38,7 @@ export class Room extends Emitter {
   #client;
   /** @type {Set<{wanted: (event: RoomEvent) => boolean, stream: EventStream<any>}>} */
   #feeds = new Set();
-  /** @type {RoomEvent[] | null} what came right behind the answer */
+  /** @type {(() => void)[] | null} what came right behind the answer, the end included */
   #early = [];
 
   /**
@@ -62,7 +62,7 @@ export class Room extends Emitter {
   #release() {
     const early = this.#early;
     this.#early = null;
-    for (const event of early ?? []) this.handle(event);
+    for (const happens of early ?? []) happens();
   }
 
   /** Oneself as the others see one. */
@@ -110,11 +110,14 @@ export class Room extends Emitter {
 
   /** Ends the membership, after everything sent before has been accepted. */
   leave() {
+    // Who leaves has had the room, and listens by now or never.
+    this.#release();
     return this.#client.leaveRoom(this);
   }
 
   /**
-   * The messages of the reliable lanes, from now on.
+   * The messages of the reliable lanes, from now on. Where some are missing for good the room says `reset`, to
+   * its listeners and in {@link Room.events}; here the next one follows.
    * @param {{lane?: Lane, buffer?: number, signal?: AbortSignal}} [options]
    * @returns {AsyncIterableIterator<Detail<'message'>>} ends with the membership
    */
@@ -160,7 +163,7 @@ export class Room extends Emitter {
   handle(event) {
     if (this.isClosed) return;
     if (this.#early !== null) {
-      this.#early.push(event);
+      this.#early.push(() => this.handle(event));
       return;
     }
     if (event.type === 'lost') return this.finish(event.error);
@@ -194,6 +197,10 @@ export class Room extends Emitter {
    */
   finish(error) {
     if (this.isClosed) return;
+    if (this.#early !== null) {
+      this.#early.push(() => this.finish(error));
+      return;
+    }
     this.isClosed = true;
     for (const { stream } of [...this.#feeds]) stream.finish(error);
     this.emit('closed', { error });
