@@ -58,7 +58,8 @@ pub enum ClientEvent {
     Expiring(Duration),
     /// The gateway is about to go; the client moves by itself in so much time.
     Draining(Duration),
-    /// Something without an answer of its own, such as an ephemeral message, was refused.
+    /// Something without an answer of its own was refused: an ephemeral message, or a connection that
+    /// was to take the place of the one that carries the session, which stays.
     Refused {
         /// The room it was about, as far as the gateway could tell.
         room: Option<RoomName>,

@@ -249,15 +249,19 @@ impl ClientSession {
         if self.ended || self.next.is_some() {
             return None;
         }
+        let wanted = |not_before, replaces| Some(Wanted { not_before, replaces });
         match &self.active {
-            None => Some(Wanted { not_before: self.not_before, replaces: false }),
-            Some(link) if link.doubted || link.unwanted => {
-                Some(Wanted { not_before: self.not_before, replaces: true })
-            }
+            None => wanted(self.not_before, false),
+            Some(link) if link.doubted || link.unwanted => wanted(self.not_before, true),
             // It has taken the place of one that was closed: what was wanted is under way.
             Some(link) if !link.welcomed => None,
-            Some(_) => self.redial_at.map(|at| Wanted { not_before: Some(at), replaces: true }),
+            Some(_) => wanted(self.not_before.max(Some(self.redial_at?)), true),
         }
+    }
+
+    /// No connection is to be made before this, wanted or not.
+    pub fn not_before(&self) -> Option<Time> {
+        self.not_before
     }
 
     /// The connection that carries the session is in the way: the network changed, or a
@@ -531,7 +535,10 @@ impl ClientSession {
         // The greeting went out and did not arrive: the network's fault, not this client's.
         let unheard = close.code == CloseCode::HelloTimeout.number()
             && self.link(id).is_some_and(|link| !link.hello_due && !link.announce_bulk);
-        if !(4000..4500).contains(&close.code) && !unheard {
+        // Of two, one that was refused is no loss. These are said to the one that has the session.
+        let of_session = [CloseCode::Bye, CloseCode::Replaced, CloseCode::Kicked];
+        let ends = carried || of_session.map(CloseCode::number).contains(&close.code);
+        if !(4000..4500).contains(&close.code) && !unheard && ends {
             return self.end(Ended::Closed { code: close.code, reason: close.reason.clone() });
         }
         if let Some(wait) = close.retry_after {

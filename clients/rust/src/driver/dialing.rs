@@ -41,6 +41,14 @@ pub(super) struct Promotion {
     wait: Duration,
 }
 
+impl Promotion {
+    /// Tried now, whatever comes of it: the next time is after twice the wait.
+    fn tried(&mut self, now: Time) {
+        self.wait = (self.wait * 2).min(PROMOTE_AFTER_MAX);
+        self.at = now + self.wait;
+    }
+}
+
 impl Driver {
     /// Whether another address leads to the gateway now, as far as the system tells.
     pub(super) fn poll_watch(&mut self, cx: &mut Context<'_>) -> bool {
@@ -77,7 +85,7 @@ impl Driver {
             Err(error) if promotes => {
                 tracing::debug!(%error, "still no WebTransport");
                 if let Some(promotion) = &mut self.promotion {
-                    promotion.wait = (promotion.wait * 2).min(PROMOTE_AFTER_MAX);
+                    // It may have taken long to find that out.
                     promotion.at = now + promotion.wait;
                 }
             }
@@ -95,7 +103,10 @@ impl Driver {
         let promotes = if self.dial_due().is_some_and(|due| now >= due) {
             // A promotion under way is given up for it: that may be waiting for nothing.
             false
-        } else if self.promotion_due().is_some_and(|due| now >= due) {
+        } else if self.promotion_due().is_some_and(|due| now >= due)
+            && let Some(promotion) = &mut self.promotion
+        {
+            promotion.tried(now);
             true
         } else {
             return;
@@ -120,11 +131,13 @@ impl Driver {
         Some(self.next_dial.max(wanted.not_before.unwrap_or(Time::ZERO)))
     }
 
+    /// When WebTransport is to be tried again, if it is.
     pub(super) fn promotion_due(&self) -> Option<Time> {
         if self.dial.is_some() || self.links.len() != 1 {
             return None;
         }
-        self.promotion.map(|promotion| promotion.at)
+        let not_before = self.session.not_before().unwrap_or(Time::ZERO);
+        self.promotion.map(|promotion| promotion.at.max(self.next_dial).max(not_before))
     }
 
     /// A connection carries the session: if it is a WebSocket for want of something better,
@@ -181,5 +194,21 @@ impl Driver {
         } else {
             self.session.replace_link();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_try_doubles_the_wait_for_the_next_up_to_the_longest() {
+        let mut promotion = Promotion { at: Time::ZERO, wait: PROMOTE_AFTER };
+        let waits = std::array::from_fn(|_| {
+            let now = promotion.at;
+            promotion.tried(now);
+            promotion.at.since(now).as_secs()
+        });
+        assert_eq!(waits, [10, 20, 40, 80, 160, 300, 300]);
     }
 }

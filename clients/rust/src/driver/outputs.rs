@@ -161,6 +161,7 @@ impl Driver {
             LinkClose::ByGateway
             | LinkClose::NoWelcome
             | LinkClose::NotNow
+            | LinkClose::Refused
             | LinkClose::OutOfStep => {
                 // The session knows when it may come again; this is the jitter.
                 let put_off = matches!(why, LinkClose::NotNow).then_some(Duration::ZERO);

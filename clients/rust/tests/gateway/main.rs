@@ -9,3 +9,4 @@ mod room;
 mod setup;
 mod survival;
 mod token;
+mod turned_away;

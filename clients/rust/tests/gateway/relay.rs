@@ -29,13 +29,18 @@ pub struct Relay {
 
 impl Relay {
     pub async fn start(gateway: SocketAddr) -> Self {
+        Self::between(gateway, gateway).await
+    }
+
+    /// TCP leads to one of them, UDP to the other.
+    pub async fn between(by_tcp: SocketAddr, by_udp: SocketAddr) -> Self {
         let (tcp, udp) = bind().await;
         let port = tcp.local_addr().unwrap().port();
         let (open, opened) = watch::channel(Open { udp: true, tcp: true, breaks: 0 });
         let mut tasks = JoinSet::new();
-        tasks.spawn(relay_tcp(tcp, gateway, opened.clone()));
+        tasks.spawn(relay_tcp(tcp, by_tcp, opened.clone()));
         let (stop, stopped) = watch::channel(0);
-        tasks.spawn(relay_udp(udp, gateway, opened, stop));
+        tasks.spawn(relay_udp(udp, by_udp, opened, stop));
         Relay { port, open, stopped, _tasks: tasks }
     }
 

@@ -223,11 +223,27 @@ impl ClientSession {
             return self.error(now, error);
         }
         let resuming = self.link(id).is_some_and(|link| link.resuming.is_some());
+        let carried_by_another = self.next.as_ref().is_some_and(|link| link.id == id);
+        let wait = error.retry_after.map_or(GREETING_RETRY, Duration::from_millis);
         match error.code {
             // It was faster on the other connection.
             ErrorCode::SessionUnknown if self.bye_sent => self.end(Ended::Bye),
+            code if code.retry() == Retry::Later => {
+                self.not_before = Some(now + wait);
+                self.give_up(id, LinkClose::NotNow);
+            }
+            // A connection that carries the session is not given up for one that was refused.
+            code if carried_by_another && code != ErrorCode::SessionUnknown => {
+                if let Some(link) = &mut self.next {
+                    // Nothing comes of the greeting any more.
+                    link.resuming = None;
+                }
+                self.not_before = Some(now + wait);
+                self.event(Event::Refused { room: None, code, message: error.message });
+                self.give_up(id, LinkClose::Refused);
+            }
             ErrorCode::SessionUnknown | ErrorCode::Forbidden if resuming => {
-                if self.next.as_ref().is_some_and(|link| link.id == id) {
+                if carried_by_another {
                     // The older connection's session is gone, whether it knows or not.
                     let older = std::mem::replace(&mut self.active, self.next.take());
                     if let Some(older) = older {
@@ -239,11 +255,6 @@ impl ClientSession {
                 if let Some(link) = &mut self.active {
                     (link.hello_due, link.resuming) = (true, None);
                 }
-            }
-            code if code.retry() == Retry::Later => {
-                let wait = error.retry_after.map_or(GREETING_RETRY, Duration::from_millis);
-                self.not_before = Some(now + wait);
-                self.give_up(id, LinkClose::NotNow);
             }
             code => self.end(Ended::Refused { code, message: error.message }),
         }

@@ -40,6 +40,8 @@ pub enum LinkClose {
     NoWelcome,
     /// The greeting was refused for now.
     NotNow,
+    /// The greeting was refused for good, and another connection carries the session.
+    Refused,
     /// The gateway left answers out, or sent more than can be kept in order.
     OutOfStep,
     /// The owner gave it up.
@@ -65,7 +67,8 @@ pub enum Event {
     Expiring(u64),
     /// The gateway is about to go; the client moves by itself in so many milliseconds.
     Draining(u64),
-    /// Something without an answer of its own was refused.
+    /// Something without an answer of its own was refused: an ephemeral message, or the greeting of
+    /// a connection while another one carries the session.
     Refused {
         /// The room it was about, as far as the gateway could tell.
         room: Option<RoomName>,

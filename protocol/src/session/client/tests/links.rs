@@ -178,6 +178,62 @@ fn a_greeting_refused_for_good_ends_it_and_one_refused_for_now_waits() {
 }
 
 #[test]
+fn a_connection_refused_for_good_does_not_end_what_another_one_carries() {
+    use ErrorCode::{BadRequest, Forbidden, Unauthorized, UnsupportedVersion};
+    for code in [BadRequest, Forbidden, Unauthorized, UnsupportedVersion] {
+        let mut session = in_room();
+        session.handle_message(T0, LINK, ServerMessage::Draining { reconnect_in: 0 });
+        session.handle_connected(T0, NEXT, Streams::One);
+        transmits(&mut session, NEXT);
+        outputs(&mut session);
+        session.handle_message(T0, NEXT, greeting_refused(code));
+        let refused = Event::Refused { room: None, code, message: "no".into() };
+        let given_up = Output::Close(NEXT, LinkClose::Refused);
+        assert_eq!(outputs(&mut session), [Output::Event(refused), given_up]);
+        let not_before = Some(T0 + GREETING_RETRY);
+        assert_eq!(session.wants_link(), Some(Wanted { not_before, replaces: true }));
+        // What follows the refusal is about a connection that no longer counts.
+        let close = Close::new(CloseCode::Unauthorized);
+        session.handle_message(T0, NEXT, ServerMessage::Close(close));
+        session.handle_message(T0, LINK, message(LogLane::Signal, 2));
+        assert_eq!(delivered(&mut session), [2]);
+        send(&mut session, LogLane::Signal, 7);
+        assert_eq!(sent(&mut session, LINK), [(1, 7)]);
+        // Nothing else carries it then.
+        session.handle_disconnected(T0, LINK, None);
+        session.handle_connected(T0, LinkId(3), Streams::One);
+        transmits(&mut session, LinkId(3));
+        session.handle_message(T0, LinkId(3), greeting_refused(code));
+        assert_eq!(session.is_ended(), code != Forbidden, "of another user: begun anew");
+    }
+}
+
+#[test]
+fn a_second_connection_that_is_closed_ends_only_a_session_that_it_had() {
+    for code in crate::wire::close::ALL {
+        for in_band in [true, false] {
+            let mut session = in_room();
+            session.replace_link();
+            session.handle_connected(T0, NEXT, Streams::PerLane);
+            // The bulk stream is not named yet.
+            assert!(session.poll_transmit(T0, NEXT, Lane::Signal).is_some());
+            if in_band {
+                session.handle_message(T0, NEXT, ServerMessage::Close(Close::new(code)));
+            } else {
+                session.handle_disconnected(T0, NEXT, Some(code.number()));
+            }
+            let had_it = [CloseCode::Bye, CloseCode::Replaced, CloseCode::Kicked].contains(&code);
+            assert_eq!(session.is_ended(), had_it, "{code}");
+            if !had_it {
+                assert!(session.wants_link().is_some_and(|wanted| wanted.replaces));
+                session.handle_message(T0, LINK, message(LogLane::Signal, 2));
+                assert_eq!(delivered(&mut session), [2]);
+            }
+        }
+    }
+}
+
+#[test]
 fn silence_is_probed_then_doubted_and_a_sign_of_life_takes_it_back() {
     let mut session = in_room();
     session.set_attention(Attention::CALL);
