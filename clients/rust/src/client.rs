@@ -75,8 +75,8 @@ pub enum ClientEvent {
         /// Whether the session went on from where it was.
         resumed: bool,
     },
-    /// [`Token::from_fn`] gave no newer token although the present one is about to end. It is
-    /// asked again until then.
+    /// [`Token::from_fn`] gave no newer token, or none in time, although the present one is about to
+    /// end. It is asked again until then.
     TokenFailed(String),
     /// An attempt to connect failed; the next one comes by itself.
     DialFailed(DialError),

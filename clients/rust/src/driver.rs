@@ -90,6 +90,8 @@ pub(crate) struct Driver {
     dial: Option<Dial>,
     token: Option<Token>,
     renewal: Option<Renewal>,
+    /// The connection that was last known to carry the session.
+    carrier: Option<LinkId>,
     watch: Option<Watch>,
     backoff: Backoff,
     /// No dial before this.
@@ -131,6 +133,7 @@ impl Driver {
             dial: None,
             token: options.token.clone(),
             renewal: None,
+            carrier: None,
             watch: if options.watch_network { watch() } else { None },
             backoff: Backoff::new(),
             next_dial: Time::ZERO,

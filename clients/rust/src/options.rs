@@ -59,7 +59,7 @@ pub struct Options {
     pub retry: bool,
     /// How long WebSocket waits for WebTransport before it races it.
     pub head_start: Duration,
-    /// How long one attempt to connect may take.
+    /// How long one attempt to connect may take, and asking for a token.
     pub dial_timeout: Duration,
     /// How long [`crate::Client::close`] waits for what was sent before it.
     pub close_timeout: Duration,

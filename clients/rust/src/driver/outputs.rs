@@ -135,6 +135,10 @@ impl Driver {
     }
 
     fn live(&mut self, live: Live) {
+        if self.carrier.replace(link) != Some(link) {
+            // Its greeting has brought a token: an answer to an earlier question may be an older one.
+            self.renewal = None;
+        }
         let Live { link, peer, user, resumed } = live;
         let now = self.clock.now();
         let Some(transport) = self.links.iter().find(|known| known.id == link) else { return };

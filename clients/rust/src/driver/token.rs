@@ -5,13 +5,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use handover_protocol::time::Time;
 use handover_protocol::wire::Secret;
 use tokio::sync::broadcast;
 
 use super::{About, Driver};
 use crate::client::ClientEvent;
+use crate::clock::Clock;
 use crate::error::DialError;
-use crate::token::Token;
+use crate::token::{Asking, Token};
 
 /// A newer token on its way; `None` once it would come too late.
 pub(super) type Renewal = Pin<Box<dyn Future<Output = Option<Secret>> + Send>>;
@@ -23,7 +25,10 @@ impl Driver {
     /// The present token ends in `left`.
     pub(super) fn renew_token(&mut self, left: Duration) {
         if let Some(token) = self.token.clone().filter(|token| token.fixed().is_none()) {
-            self.renewal = Some(Box::pin(renewed(token, self.handles.events.clone(), left)));
+            let (clock, events) = (self.clock, self.handles.events.clone());
+            let end = clock.now() + left;
+            let renewal = renewed(token, self.dial_timeout, events, clock, end);
+            self.renewal = Some(Box::pin(renewal));
         }
     }
 
@@ -39,14 +44,17 @@ impl Driver {
     }
 }
 
-/// Asks until there is a token, later each time, and in the end no more.
+/// Asks until there is a token, later each time, and from `end` on no more.
 async fn renewed(
     token: Token,
+    patience: Duration,
     events: broadcast::Sender<ClientEvent>,
-    mut left: Duration,
+    clock: Clock,
+    end: Time,
 ) -> Option<Secret> {
     loop {
-        match token.ask()?.await {
+        let left = end.since(clock.now());
+        match asked(token.ask()?, patience.min(left)).await {
             Ok(fresh) => return Some(fresh),
             Err(reason) => {
                 tracing::debug!(%reason, "no newer token");
@@ -54,23 +62,25 @@ async fn renewed(
                 let _ = events.send(ClientEvent::TokenFailed(reason));
             }
         }
-        left /= 2;
-        if left < TOO_LATE {
+        let pause = end.since(clock.now()) / 2;
+        if pause < TOO_LATE {
             return None;
         }
-        tokio::time::sleep(left).await;
+        tokio::time::sleep(pause).await;
     }
 }
 
 /// A token for a connection that is about to be made, from whoever is asked for one.
 pub(super) async fn for_dial(
     token: Option<Token>,
-    timeout: Duration,
+    patience: Duration,
 ) -> Result<Option<Secret>, DialError> {
     let Some(asking) = token.and_then(|token| token.ask()) else { return Ok(None) };
-    match tokio::time::timeout(timeout, asking).await {
-        Ok(Ok(fresh)) => Ok(Some(fresh)),
-        Ok(Err(reason)) => Err(DialError::Token(reason)),
-        Err(_) => Err(DialError::Token("it took too long".to_owned())),
-    }
+    asked(asking, patience).await.map(Some).map_err(DialError::Token)
+}
+
+/// The answer, or why there is none.
+async fn asked(asking: Asking, patience: Duration) -> Result<Secret, String> {
+    let answer = tokio::time::timeout(patience, asking).await;
+    answer.unwrap_or_else(|_| Err("it took too long".to_owned()))
 }

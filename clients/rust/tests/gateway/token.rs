@@ -2,8 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use handover::auth::mint::{SigningFile, Wish, mint};
@@ -12,6 +12,7 @@ use handover::config::Auth;
 use handover_client::{
     Client, ClientEvent, Codec, ConnectError, LogLane, Options, State, Token, Transport,
 };
+use tokio::sync::oneshot;
 
 use crate::setup::{Served, json, soon};
 
@@ -148,6 +149,60 @@ async fn a_session_whose_token_has_ended_comes_back_with_a_fresh_one() {
         soon(room.send(LogLane::Signal, json("1"))).await.unwrap();
         assert_eq!(asked.load(Ordering::Relaxed), 3);
     }
+}
+
+#[tokio::test]
+async fn a_token_that_does_not_come_is_not_waited_for() {
+    let guarded = Guarded::start().await;
+    let stuck = Arc::new(AtomicBool::new(false));
+    let (is_stuck, secret) = (stuck.clone(), guarded.secret.clone());
+    let source = Token::from_fn(move || {
+        let (stuck, fresh) = (is_stuck.load(Ordering::Relaxed), token(&secret, "ann", 4));
+        async move {
+            if stuck {
+                std::future::pending::<()>().await;
+            }
+            Ok::<_, std::convert::Infallible>(fresh)
+        }
+    });
+    let client = guarded.connect(guarded.options(Transport::WebSocket, source)).await.unwrap();
+    let mut events = client.events();
+    stuck.store(true, Ordering::Relaxed);
+    let failed = async {
+        loop {
+            if let ClientEvent::TokenFailed(reason) = events.recv().await.unwrap() {
+                return reason;
+            }
+        }
+    };
+    assert_eq!(soon(failed).await, "it took too long");
+}
+
+#[tokio::test]
+async fn a_token_that_comes_after_a_newer_connection_is_not_brought() {
+    let guarded = Guarded::start().await;
+    let (late, answer) = oneshot::channel::<String>();
+    let (answer, asked) = (Mutex::new(Some(answer)), Arc::new(AtomicUsize::new(0)));
+    let (count, secret) = (asked.clone(), guarded.secret.clone());
+    let source = Token::from_fn(move || {
+        let nth = count.fetch_add(1, Ordering::Relaxed);
+        let fresh = token(&secret, "ann", if nth == 0 { 4 } else { 600 });
+        let answer = if nth == 1 { answer.lock().unwrap().take() } else { None };
+        async move {
+            match answer {
+                Some(answer) => answer.await,
+                None => Ok(fresh),
+            }
+        }
+    });
+    let client = guarded.connect(guarded.options(Transport::WebSocket, source)).await.unwrap();
+    let mut events = client.events();
+    while !matches!(soon(events.recv()).await.unwrap(), ClientEvent::Expiring(_)) {}
+    client.drop_connection().await.unwrap();
+    while !matches!(soon(events.recv()).await.unwrap(), ClientEvent::Back { .. }) {}
+    assert_eq!(asked.load(Ordering::Relaxed), 3);
+    assert!(late.send("one that was good long ago".to_owned()).is_err(), "still waited for");
+    soon(client.join("room", None)).await.unwrap();
 }
 
 #[tokio::test]
