@@ -153,10 +153,10 @@ impl Client {
         let name = RoomName::parse(room)?;
         let (events_max, bytes_max) = (self.inner.room_events, self.inner.room_event_bytes);
         let events = Arc::new(RoomEvents::new(events_max, bytes_max));
-        let (room, for_driver) = (name.clone(), events.clone());
-        let ask = |reply| Command::Join { room, metadata, events: for_driver, reply };
-        self.ask(ask).await?;
-        Ok(Room::new(self.clone(), name, events))
+        // Made before waiting, so that giving up on the way leaves the room too.
+        let joined = Room::new(self.clone(), name.clone(), events.clone());
+        self.ask(|reply| Command::Join { room: name, metadata, events, reply }).await?;
+        Ok(joined)
     }
 
     /// Servers for ICE, and the seconds they are good for.

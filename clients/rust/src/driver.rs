@@ -272,6 +272,7 @@ impl Driver {
         }
         if self.session.poll_timeout().is_some_and(|due| now >= due) {
             self.session.handle_timeout(now);
+            self.abandon_unheld();
             return true;
         }
         if self.stuck.as_ref().is_some_and(|stuck| now >= stuck.since + self.stall_timeout) {

@@ -87,4 +87,12 @@ impl Driver {
             }
         }
     }
+
+    /// The same for rooms whose last handle found no place for its command.
+    pub(super) fn abandon_unheld(&mut self) {
+        let unheld = self.rooms.iter().filter(|(_, events)| events.is_abandoned());
+        for room in unheld.map(|(room, _)| room.clone()).collect::<Vec<_>>() {
+            self.abandon(&room);
+        }
+    }
 }

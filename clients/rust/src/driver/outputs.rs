@@ -94,16 +94,12 @@ impl Driver {
     fn answer(&mut self, id: RequestId, answer: Result<Answer, RequestError>) {
         let Some((reply, about)) = self.answers.remove(&id) else { return };
         let failed = answer.is_err();
-        let heard = reply.is_none_or(|reply| reply.send(answered(answer)).is_ok());
+        if let Some(reply) = reply {
+            // Whoever asked may have stopped waiting.
+            let _ = reply.send(answered(answer));
+        }
         match about {
             About::Joining(room) if failed => self.forget(&room),
-            About::Joining(room) if !heard => {
-                // Whoever asked to join gave up meanwhile.
-                self.forget(&room);
-                if let Ok(id) = self.session.leave(&room) {
-                    self.answers.insert(id, (None, About::Nothing));
-                }
-            }
             About::Leaving(room) if !failed => self.forget(&room),
             About::Joining(_) | About::Leaving(_) | About::Nothing => {}
         }
@@ -135,14 +131,14 @@ impl Driver {
     }
 
     fn live(&mut self, live: Live) {
-        if self.carrier.replace(link) != Some(link) {
-            // Its greeting has brought a token: an answer to an earlier question may be an older one.
-            self.renewal = None;
-        }
         let Live { link, peer, user, resumed } = live;
         let now = self.clock.now();
         let Some(transport) = self.links.iter().find(|known| known.id == link) else { return };
         let transport = transport.transport.kind();
+        if self.carrier.replace(link) != Some(link) {
+            // Its greeting has brought a token: an answer to an earlier question may be an older one.
+            self.renewal = None;
+        }
         self.backoff.succeed(now);
         self.promote_later(now, transport);
         self.tell_first(Ok(()));

@@ -1,8 +1,13 @@
 //! Events, taken or not.
 
+use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use handover_client::{Client, Codec, LogLane, Options, ResetCause, RoomEvent, Transport};
+use handover_client::{
+    Attention, Client, Codec, LogLane, Options, ResetCause, RoomEvent, Transport,
+};
+use tokio::sync::Notify;
 
 use crate::setup::{Served, json, message, next, soon};
 
@@ -60,6 +65,54 @@ async fn a_dropped_room_is_left() {
     let (client, room) = talker(&served).await;
     assert!(matches!(next(&watched).await, RoomEvent::Joined(_)));
     drop(room);
+    assert!(matches!(next(&watched).await, RoomEvent::Left(..)));
+    soon(client.close()).await;
+    soon(watcher.close()).await;
+    served.gateway.drain().await;
+}
+
+struct Woken(Notify);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.notify_one();
+    }
+}
+
+#[tokio::test]
+async fn a_room_that_nobody_waited_for_is_left() {
+    let served = Served::start().await;
+    let (watcher, watched) = talker(&served).await;
+    let client = served.client(Transport::WebSocket, Codec::Bincode).await;
+    let woken = Arc::new(Woken(Notify::new()));
+    let mut joining = Box::pin(client.join("r", None));
+    let waker = Waker::from(woken.clone());
+    assert!(joining.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    // The answer is there, and nobody takes it any more.
+    soon(woken.0.notified()).await;
+    drop(joining);
+    assert!(matches!(next(&watched).await, RoomEvent::Joined(_)));
+    assert!(matches!(next(&watched).await, RoomEvent::Left(..)));
+    soon(client.close()).await;
+    soon(watcher.close()).await;
+    served.gateway.drain().await;
+}
+
+#[tokio::test]
+async fn a_room_that_is_dropped_while_much_else_is_asked_is_left() {
+    let served = Served::start().await;
+    let (watcher, watched) = talker(&served).await;
+    let (client, room) = talker(&served).await;
+    assert!(matches!(next(&watched).await, RoomEvent::Joined(_)));
+    let often = Attention { probe_after: Some(Duration::from_millis(100)), ..Attention::IDLE };
+    // As many commands as may wait, before the client has a turn.
+    let much = async {
+        for _ in 0..256 {
+            client.set_attention(often).await.unwrap();
+        }
+        drop(room);
+    };
+    tokio::task::unconstrained(much).await;
     assert!(matches!(next(&watched).await, RoomEvent::Left(..)));
     soon(client.close()).await;
     soon(watcher.close()).await;

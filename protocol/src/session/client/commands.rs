@@ -33,7 +33,9 @@ impl ClientSession {
     /// Leaves a room once everything sent to it has been answered. Nothing more can be sent
     /// to it meanwhile.
     pub fn leave(&mut self, room: &RoomName) -> Result<RequestId, CommandError> {
-        self.check_request()?;
+        // However many requests wait: there is one such for each room, and a membership that nobody
+        // wants any more must not stay for want of it.
+        self.check_open()?;
         let state = self.rooms.get_mut(room).filter(|room| room.leaving.is_none());
         let state = state.ok_or(CommandError::NotInRoom)?;
         let id = self.requests.withhold(Ask::Leave(room.clone()), Asker::User);

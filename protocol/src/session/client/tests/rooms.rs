@@ -169,6 +169,17 @@ fn leave_waits_for_what_was_sent_before_it_and_ends_with_its_answer() {
 }
 
 #[test]
+fn leaving_needs_no_place_among_the_requests() {
+    let mut session = in_room();
+    while session.ice().is_ok() {}
+    assert_eq!(session.ice(), Err(CommandError::TooManyRequests));
+    transmits(&mut session, LINK);
+    let id = session.leave(&room()).unwrap();
+    assert_eq!(transmits(&mut session, LINK), [ClientMessage::Leave { id: id.0, room: room() }]);
+    assert_eq!(session.leave(&room()), Err(CommandError::NotInRoom));
+}
+
+#[test]
 fn a_room_that_cannot_be_joined_again_is_lost_with_its_sends() {
     let mut session = in_room();
     session.handle_disconnected(T0, LINK, None);
