@@ -99,6 +99,11 @@ impl Dialer {
         self.choice == Choice::Auto
     }
 
+    /// WebTransport has just gone silent: nothing waits for it.
+    pub(crate) fn without_head_start(self) -> Self {
+        Dialer { head_start: Duration::ZERO, ..self }
+    }
+
     /// Whichever transport comes about first, WebTransport with a head start.
     pub(crate) async fn dial(self) -> Result<Transport, DialError> {
         let timeout = self.timeout;

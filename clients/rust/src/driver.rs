@@ -92,6 +92,8 @@ pub(crate) struct Driver {
     renewal: Option<Renewal>,
     /// The connection that was last known to carry the session.
     carrier: Option<LinkId>,
+    /// That is on WebTransport, and nothing moves there any more.
+    webtransport_silent: bool,
     watch: Option<Watch>,
     backoff: Backoff,
     /// No dial before this.
@@ -134,6 +136,7 @@ impl Driver {
             token: options.token.clone(),
             renewal: None,
             carrier: None,
+            webtransport_silent: false,
             watch: if options.watch_network { watch() } else { None },
             backoff: Backoff::new(),
             next_dial: Time::ZERO,

@@ -57,7 +57,8 @@ pub struct Options {
     /// Keep trying when the gateway cannot be reached at first, instead of returning an error
     /// from [`crate::Client::connect`].
     pub retry: bool,
-    /// How long WebSocket waits for WebTransport before it races it.
+    /// How long WebSocket waits for WebTransport before it races it. It does not wait for one that
+    /// has just gone silent.
     pub head_start: Duration,
     /// How long one attempt to connect may take, and asking for a token.
     pub dial_timeout: Duration,

@@ -111,7 +111,10 @@ impl Driver {
         } else {
             return;
         };
-        let dialer = self.dialer.clone();
+        let mut dialer = self.dialer.clone();
+        if self.webtransport_silent {
+            dialer = dialer.without_head_start();
+        }
         let token = token::for_dial(self.token.clone(), self.dial_timeout);
         let under_way: Dialling = Box::pin(async move {
             let token = token.await?;
@@ -177,6 +180,8 @@ impl Driver {
     /// system said so.
     pub(super) fn network_changed(&mut self, now: Time, source: Option<IpAddr>) {
         self.dial_at_once(now);
+        // That was on the old way.
+        self.webtransport_silent = false;
         // It went out the old way and may wait for long.
         self.dial = None;
         if let Some(promotion) = &mut self.promotion {

@@ -13,6 +13,7 @@ use crate::client::{ClientEvent, State};
 use crate::command::{answered, sent};
 use crate::error::ConnectError;
 use crate::events::Pushed;
+use crate::transport::Kind;
 
 impl Driver {
     /// Passes on everything there is a place for.
@@ -110,6 +111,10 @@ impl Driver {
             Event::Live(live) => return self.live(live),
             Event::Down => {
                 self.down_since = Some(self.clock.now());
+                // One that was lost or closed is not there any more, and says nothing.
+                let mut silent = self.links.iter().filter(|link| Some(link.id) == self.carrier);
+                self.webtransport_silent =
+                    silent.any(|link| link.transport.kind() == Kind::WebTransport);
                 return self.set_state(State::Reconnecting);
             }
             Event::Ended(why) => {
@@ -139,6 +144,7 @@ impl Driver {
             // Its greeting has brought a token: an answer to an earlier question may be an older one.
             self.renewal = None;
         }
+        self.webtransport_silent = false;
         self.backoff.succeed(now);
         self.promote_later(now, transport);
         self.tell_first(Ok(()));

@@ -125,6 +125,26 @@ async fn a_move_to_where_udp_is_blocked_becomes_a_websocket() {
 }
 
 #[tokio::test]
+async fn a_webtransport_gone_silent_has_no_head_start() {
+    let served = Served::start().await;
+    // Who waits for a head start, or for the dial to fail, waits for longer than this test does.
+    let patient = Duration::from_secs(3_600);
+    let options = Options {
+        head_start: patient,
+        dial_timeout: patient,
+        attention: NERVOUS,
+        ..served.options(Transport::Auto, Codec::Bincode)
+    };
+    let (relay, client, one, other) = pair(&served, options).await;
+    assert_eq!(transport_of(&client.state().borrow()), Some(Kind::WebTransport));
+    let mut traffic = Traffic { sent: 0 };
+    traffic.run(&one, &other, || relay.set_udp(false)).await;
+    until(&client, |state| transport_of(state) == Some(Kind::WebSocket)).await;
+    soon(client.close()).await;
+    served.gateway.drain().await;
+}
+
+#[tokio::test]
 async fn a_session_on_a_websocket_moves_by_itself_once_udp_gets_through() {
     let served = Served::start().await;
     let relay = Relay::start(served.gateway.listening()[0]).await;
