@@ -78,3 +78,16 @@ test('a gateway that leaves answers out is found out', () => {
   assert.equal(lane.isOutOfStep(SETTLE_TIMEOUT_MS - 1), false);
   assert.equal(lane.isOutOfStep(SETTLE_TIMEOUT_MS), true);
 });
+
+test('where less is applied than was said, nobody can tell what became of what went out', () => {
+  const lane = sends(4);
+  lane.transmit(0);
+  lane.transmit(0);
+  assert.deepEqual(ids(lane.accept(1)), [1]);
+  lane.transmit(0);
+  const { accepted, uncertain } = lane.start(0);
+  assert.deepEqual([ids(accepted), ids(uncertain)], [[], [2, 3]]);
+  assert.deepEqual(out(lane), [[1, 4]], 'what had not gone out does now');
+  assert.deepEqual(ids(lane.accept(1)), [4]);
+  assert.equal(lane.cost, 0);
+});

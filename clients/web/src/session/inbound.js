@@ -192,7 +192,12 @@ function begin(session, now, room, snapshot, reason) {
     // counts is accepted and the rest will be answered. Elsewhere they start from its count.
     const sends = room.sends[lane];
     const seq = snapshot.seq[lane];
-    settle(session, room, standing === 'member' ? sends.accept(seq) : sends.start(seq), { epoch: snapshot.epoch });
+    const { accepted, uncertain } = standing === 'member' ? { accepted: sends.accept(seq), uncertain: [] } : sends.start(seq);
+    for (const { id } of uncertain) {
+      const error = new HandoverError('uncertain', 'the gateway has lost what it knew of it; it may or may not have arrived');
+      session.emit({ type: 'sent', id, error });
+    }
+    settle(session, room, accepted, { epoch: snapshot.epoch });
   }
   if (standing !== 'joining') {
     const cause = standing === 'rejoining' ? room.cause : (reason ?? 'epoch');

@@ -45,6 +45,8 @@ export class Sends {
     /** Items before this one are not waiting; those from it on are. */
     this.next = 0;
     this.nextSeq = 1;
+    /** The gateway said that so many are applied. */
+    this.applied = 0;
     this.flying = 0;
     /** What all items together count for. */
     this.cost = 0;
@@ -107,6 +109,7 @@ export class Sends {
    * @returns {{id: number, seq: number}[]}
    */
   accept(seq) {
+    this.applied = Math.max(this.applied, seq);
     let count = 0;
     while (count < this.next) {
       const item = /** @type {Item} */ (this.items[count]);
@@ -174,19 +177,22 @@ export class Sends {
         item.seq = 0;
       }
     }
+    this.applied = seq;
     this.nextSeq = seq + 1;
     this.settling = null;
     this.holdUntil = null;
   }
 
   /**
-   * A membership begins in a session that has had this many applied; nothing is under way.
+   * A membership begins in a session that has had this many applied; nothing is under way. If it was
+   * more before, the gateway's store has lost that: what has gone out since may have been applied, too.
    * @param {number} seq
    */
   start(seq) {
+    const uncertain = seq < this.applied ? this.disown() : [];
     const accepted = this.accept(seq);
     this.resume(seq);
-    return accepted;
+    return { accepted, uncertain };
   }
 
   /**

@@ -432,12 +432,21 @@ impl ClientSession {
         let Some(room) = self.rooms.get_mut(name) else { return Vec::new() };
         let attached = room.is_attached();
         let held = room.begin(positions, members);
-        let ids = LogLane::ALL.map(|lane| {
-            // What is under way on this connection is still answered.
+        let (mut accepted, mut uncertain) = (Vec::new(), Vec::new());
+        for lane in LogLane::ALL {
             let sends = &mut room.sends[lane];
-            if attached { sends.accept(seq[lane]) } else { sends.start(seq[lane]) }
-        });
-        self.report_accepted(&ids.concat(), None);
+            if attached {
+                // What is under way on this connection is still answered.
+                accepted.extend(sends.accept(seq[lane]));
+            } else {
+                let (had, unknown) = sends.start(seq[lane]);
+                accepted.extend(had);
+                uncertain.extend(unknown);
+            }
+        }
+        let unknown = uncertain.into_iter().map(|id| Output::Sent(id, Err(SendError::Uncertain)));
+        self.outputs.extend(unknown);
+        self.report_accepted(&accepted, None);
         self.after_answers(now, name);
         held
     }

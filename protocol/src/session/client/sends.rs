@@ -235,11 +235,14 @@ impl Sends {
         (self.settling_since, self.contradicted, self.hold_until) = (None, false, None);
     }
 
-    /// A membership begins in a session that has had this many applied. Nothing is under way.
-    pub(super) fn start(&mut self, seq: u64) -> Vec<SendId> {
+    /// A membership begins in a session that has had this many applied. Nothing is under way. Returns what is
+    /// accepted, and what nobody can tell the fate of: if it was more before, the gateway's store has lost
+    /// that, and what has gone out since may have been applied, too.
+    pub(super) fn start(&mut self, seq: u64) -> (Vec<SendId>, Vec<SendId>) {
+        let uncertain = if seq < self.applied { self.disown() } else { Vec::new() };
         let accepted = self.accept(seq);
         self.resume(seq);
-        accepted
+        (accepted, uncertain)
     }
 
     /// The session is unknown to the gateway: returns what was under way, which nobody can
@@ -435,6 +438,17 @@ mod tests {
         sends.push(SendId(3), None, Json::from_value(&3).unwrap());
         assert_eq!(sends.disown(), ids(&[1, 2]));
         assert_eq!(out(&mut sends, NOW), [(1, 3)]);
+    }
+
+    #[test]
+    fn where_less_is_applied_than_was_said_nobody_can_tell_what_became_of_what_went_out() {
+        let mut sends = sends(4);
+        (0..2).for_each(|_| drop(sends.transmit(NOW)));
+        assert_eq!(sends.accept(1), ids(&[1]));
+        sends.transmit(NOW);
+        assert_eq!(sends.start(0), (ids(&[]), ids(&[2, 3])));
+        assert_eq!(out(&mut sends, NOW), [(1, 4)], "what had not gone out does now");
+        assert_eq!(sends.accept(1), ids(&[4]));
     }
 
     #[test]
