@@ -13,6 +13,7 @@
 #[cfg(target_os = "linux")]
 mod slice;
 
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,19 +21,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use handover_protocol::time::Time;
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// How much less the system favours the other threads: while both have work, these get a tenth.
-const NICE: i32 = 10;
+use crate::clock::Clock;
+
+/// How much less the system favours the other threads: while both have work, these get a quarter, and on
+/// Linux a tenth of what they could do, for they give the rest of their slices away ([`give_way`]).
+const NICE: i32 = 5;
 /// The shortest slice there is: what comes first takes little time, and is not to wait for the end of
 /// somebody's slice.
 const SLICE_FIRST: Duration = Duration::from_micros(100);
-/// Longer than what the system gives by itself (1 to 3 ms), so that whoever else wakes goes first; and
-/// no longer than who waits for a lock of theirs can bear.
-const SLICE_OTHER: Duration = Duration::from_millis(10);
+/// Longer, so that the first go on at once, and no longer than what may be given away again and again.
+const SLICE_OTHER: Duration = Duration::from_micros(300);
+
+/// How long the other threads go on before they have the system look whether one of the first waits. One
+/// that wakes goes on at once unless it has just had more than its part: then when the system looks again by
+/// itself, which is at the next tick, 4 ms later on many.
+const LOOK_EVERY: Duration = Duration::from_micros(100);
 
 tokio::task_local! {
     static RANK: Rank;
+}
+
+thread_local! {
+    /// When one of the others has last had the system look.
+    static LOOKED: Cell<Option<Time>> = const { Cell::new(None) };
 }
 
 /// Which threads serve a connection. Clones agree.
@@ -78,6 +92,7 @@ pub fn come_first() {
 pub struct Turns {
     first: Handle,
     other: Handle,
+    clock: Clock,
 }
 
 impl Turns {
@@ -91,14 +106,14 @@ impl Turns {
             .enable_time()
             .on_thread_start(|| ask(NICE, SLICE_OTHER))
             .build()?;
-        let turns = Turns { first, other: other.handle().clone() };
+        let turns = Turns { first, other: other.handle().clone(), clock: Clock::start() };
         Ok((turns, OtherThreads(Some(other))))
     }
 
     /// The same threads for all.
     #[cfg(test)]
     pub(crate) fn undivided() -> Turns {
-        Turns { first: Handle::current(), other: Handle::current() }
+        Turns { first: Handle::current(), other: Handle::current(), clock: Clock::start() }
     }
 
     /// The threads of rooms, timers and sockets.
@@ -124,6 +139,16 @@ impl Turns {
             Some(rank) => self.begin(rank, task),
             None => drop(self.first.spawn(task)),
         }
+    }
+}
+
+/// To be called between two things that are done for strangers: every [`LOOK_EVERY`] whoever waits goes
+/// first.
+pub fn give_way(clock: &Clock) {
+    let now = clock.now();
+    if LOOKED.get().is_none_or(|looked| now.since(looked) >= LOOK_EVERY) {
+        std::thread::yield_now();
+        LOOKED.set(Some(clock.now()));
     }
 }
 
@@ -178,6 +203,9 @@ impl Future for Ranked {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if self.goes_over() {
             return Poll::Ready(());
+        }
+        if !self.is_first {
+            give_way(&self.turns.clock);
         }
         let Some(task) = &mut self.task else { return Poll::Ready(()) };
         if task.as_mut().poll(cx).is_ready() || self.goes_over() {

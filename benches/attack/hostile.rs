@@ -1,6 +1,7 @@
 //! Those who do not behave: as many of each kind, each as fast as its socket lets it, but for a
 //! pause before it comes again. `ATTACK_KINDS=Messages,Streams` leaves the other kinds out.
 
+use std::future::poll_fn;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -10,6 +11,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
+use handover::clock::Clock;
+use handover::turns;
 use handover_protocol::wire::frame::put_prefix;
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::pki_types::ServerName;
@@ -120,7 +123,7 @@ async fn attack(to: SocketAddr) -> Result<()> {
     let tls = TlsConnector::from(Arc::new(crypto.clone()));
     crypto.alpn_protocols = vec![b"h3".to_vec()];
     let quic = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(crypto)?));
-    let mut endpoints = Vec::new();
+    let (mut endpoints, clock) = (Vec::new(), Clock::start());
     for nth in 0..ADDRESSES {
         let from = SocketAddr::from(([127, 0, 1, 1 + nth as u8], 0));
         endpoints.push((from, quinn::Endpoint::client(from)?));
@@ -132,13 +135,19 @@ async fn attack(to: SocketAddr) -> Result<()> {
         let (from, endpoint) = endpoints[nth % ADDRESSES].clone();
         let (tls, quic) = (tls.clone(), quic.clone());
         let rogue = Rogue { kind, nth, from, to, tls, endpoint, quic, done };
-        tokio::spawn(async move {
+        let attack = async move {
             loop {
                 // However it ended, it comes again.
                 let _ = rogue.come().await;
                 tokio::time::sleep(PAUSE).await;
             }
-        });
+        };
+        let mut attack = Box::pin(attack);
+        tokio::spawn(poll_fn(move |cx| {
+            // On a machine of its own it would not be what the others wait for.
+            turns::give_way(&clock);
+            attack.as_mut().poll(cx)
+        }));
     }
     tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await??;
     for (kind, done) in all {
