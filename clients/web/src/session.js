@@ -142,14 +142,14 @@ export class ClientSession extends Commands {
   }
 
   /**
-   * A room starts again. Greetings under way say where it was before: they would be answered by one more
-   * start, which skips what comes here meanwhile. Better to greet once more.
+   * A room starts on what carries the session. Greetings under way say where it was before that, or nothing
+   * of it: they would be answered by one more start, which skips what comes here meanwhile. Better to greet
+   * once more.
    * @param {number} now
-   * @param {string} room
    */
-  forestall(now, room) {
+  forestall(now) {
     for (const { id, listed } of [...this.greeting.values()]) {
-      if (!listed?.has(room)) continue;
+      if (listed === null) continue;
       this.abandonGreeting(now, id);
       this.emit({ type: 'forestalled', link: id });
       this.emit({ type: 'close_link', link: id, why: 'not_now' });

@@ -131,6 +131,14 @@ test('a greeting that a reset outruns is given up, one that is not said yet is n
   const [hello] = bench.open(3);
   assert.deepEqual(hello.resume.rooms.r, { epoch: 'f', signal: 7, bulk: 0 });
 
+  const joins = new Bench().member();
+  const request = joins.session.join('another', undefined);
+  joins.out(1);
+  joins.open(2);
+  joins.take(1, { ...JOINED, id: request, room: 'another', signal: 3 });
+  assert.deepEqual(closed(joins), [{ type: 'close_link', link: 2, why: 'not_now' }]);
+  assert.equal(joins.open(3)[0].resume.rooms.another.signal, 3);
+
   const later = new Bench().member();
   later.session.handleOpened(later.now, 2);
   later.take(1, reset);

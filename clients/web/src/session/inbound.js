@@ -154,7 +154,10 @@ function handleJoined(session, now, message) {
   const room = session.rooms.get(message.room);
   if (request === undefined || room === undefined) return;
   // If it is a member already, this repeats what is known and changes nothing.
-  if (room.standing !== 'member') begin(session, now, room, message, null);
+  if (room.standing !== 'member') {
+    session.forestall(now);
+    begin(session, now, room, message, null);
+  }
   if (!request.own) session.emit({ type: 'answer', id: request.id, value: members(room) });
 }
 
@@ -166,7 +169,7 @@ function handleJoined(session, now, message) {
 function handleReset(session, now, message) {
   const room = session.rooms.get(message.room);
   if (room === undefined) return;
-  session.forestall(now, room.name);
+  session.forestall(now);
   const joining = room.standing === 'joining';
   begin(session, now, room, message, message.reason);
   if (!joining) return;

@@ -103,10 +103,14 @@ impl ClientSession {
             }
             ServerMessage::Joined(joined) => {
                 let positions = positions(joined.epoch, joined.signal, joined.bulk);
+                let room = self.rooms.get(&joined.room);
+                if room.is_some_and(|room| room.standing != Standing::Member) {
+                    self.forestall(id);
+                }
                 self.joined(now, joined.id, &joined.room, positions, joined.seq, joined.members);
             }
             ServerMessage::Reset(reset) => {
-                self.forestall(id, &reset.room);
+                self.forestall(id);
                 let positions = positions(reset.epoch, reset.signal, reset.bulk);
                 let cause = ResetCause::Gateway(reset.reason);
                 self.reset(now, &reset.room, cause, positions, reset.seq, reset.members);
@@ -136,12 +140,12 @@ impl ClientSession {
         }
     }
 
-    /// A greeting under way on another connection says where the room was before this start. It would
-    /// be answered by one more, which skips what comes here meanwhile: better to greet once more.
-    fn forestall(&mut self, id: LinkId, room: &RoomName) {
-        let lists = |link: &&Link| link.resuming.as_ref().is_some_and(|had| had.contains(room));
-        let other = self.next.as_ref().filter(|next| next.id != id);
-        if let Some(outrun) = other.filter(lists).map(|next| next.id) {
+    /// A room starts here. A greeting under way on another connection says where it was before that, or
+    /// nothing of it. It would be answered by one more start, which skips what comes here meanwhile:
+    /// better to greet once more.
+    fn forestall(&mut self, id: LinkId) {
+        let other = self.next.as_ref().filter(|next| next.id != id && next.resuming.is_some());
+        if let Some(outrun) = other.map(|next| next.id) {
             self.give_up(outrun, LinkClose::Dropped);
         }
     }

@@ -86,6 +86,26 @@ fn a_greeting_that_a_reset_outruns_is_said_again() {
 }
 
 #[test]
+fn a_greeting_that_a_join_outruns_is_said_again() {
+    let mut session = in_room();
+    let name = RoomName::parse("another").unwrap();
+    let id = session.join(name.clone(), None).unwrap();
+    transmits(&mut session, LINK);
+    session.replace_link();
+    session.handle_connected(T0, NEXT, Streams::One);
+    transmits(&mut session, NEXT);
+    outputs(&mut session);
+    let ServerMessage::Joined(joined) = joined(id.0, 3, 0) else { panic!("it is one") };
+    let joined = Joined { room: name.clone(), ..joined };
+    session.handle_message(T0, LINK, ServerMessage::Joined(joined));
+    assert!(outputs(&mut session).contains(&Output::Close(NEXT, LinkClose::Dropped)));
+    session.handle_connected(T0, LinkId(3), Streams::One);
+    let out = transmits(&mut session, LinkId(3));
+    let [ClientMessage::Hello(hello)] = &out[..] else { panic!("{out:?}") };
+    assert_eq!(hello.resume.as_ref().unwrap().rooms[&name].signal, 3);
+}
+
+#[test]
 fn a_greeting_that_is_not_said_yet_is_not_outrun() {
     let mut session = in_room();
     session.replace_link();
