@@ -225,7 +225,8 @@ export class Reconnector {
    */
   draining(inMs) {
     this.wanted = true;
-    this.schedule(inMs);
+    // What says nothing any more is looked for another way already.
+    if (this.isCarried) this.schedule(inMs);
   }
 
   /**
@@ -334,6 +335,8 @@ export class Reconnector {
     } catch (error) {
       if (this.dialing !== dialing) return;
       this.dialing = null;
+      // One that greets goes on, and what becomes of it decides.
+      if (this.greeting) return;
       this.tryAgain(error instanceof HandoverError ? error : new HandoverError('unreachable', String(error), { cause: error }));
     }
   }

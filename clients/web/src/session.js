@@ -280,7 +280,8 @@ export class ClientSession extends Commands {
    */
   carryOver(room, known, listed) {
     if (known !== undefined) {
-      for (const lane of LANES) room.sends[lane].resume(known.seq[lane]);
+      // Where a membership is to begin, sends go on from what its start says.
+      if (room.standing === 'member') for (const lane of LANES) room.sends[lane].resume(known.seq[lane]);
       if (room.standing === 'member' && listed?.has(room.name)) room.goOn();
       else room.awaitStart();
       return;

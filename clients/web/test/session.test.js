@@ -416,3 +416,17 @@ test('a token that a greeting has brought is not brought again', () => {
   const brought = bench.out(2).filter(({ type }) => type === 'refresh');
   assert.deepEqual(brought.map(({ id, token }) => [id, token]), [[third, 'third']]);
 });
+
+test('a leave behind a join that is refused for good is answered', () => {
+  const bench = new Bench().member();
+  bench.session.handleClosed(0, 1);
+  bench.open(2);
+  bench.take(2, { ...WELCOME, resumed: true, rooms: {} });
+  const [join] = bench.out(2);
+  assert.equal(join.type, 'join');
+  bench.session.send('r', 'bulk', '1');
+  bench.session.leave('r');
+  bench.out(2);
+  bench.take(2, { type: 'error', id: join.id, code: 'room_full', message: 'full' });
+  assert.deepEqual(bench.out(2).map(({ type }) => type), ['leave']);
+});

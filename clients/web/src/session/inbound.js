@@ -274,6 +274,8 @@ function refused(session, request, error) {
   const room = session.rooms.get(request.ask.room ?? '');
   if (room !== undefined && request.ask.type === 'join' && room.standing !== 'member') {
     session.abandonSends(room);
+    // A `leave` that waited for them is answered all the same.
+    if (room.leaving !== null) session.requests.release(room.leaving);
     session.rooms.delete(room.name);
     if (request.own) tell(session, room.name, { type: 'lost', error });
   } else if (room !== undefined && request.ask.type === 'leave') {
