@@ -98,13 +98,15 @@ impl Ledger {
 
     /// The rooms' store is emptied now.
     pub(super) fn empty(&self, now: Time) {
-        self.lock().emptied.push(now);
+        let mut books = self.lock();
+        books.emptied.push(now);
         self.told.send_replace(0);
     }
 
     /// A membership has been told of a life: of the how manieth.
     pub(super) fn tell(&self, life: usize) {
-        if life == self.lock().emptied.len() {
+        let books = self.lock();
+        if life == books.emptied.len() {
             self.told.send_modify(|told| *told += 1);
         }
     }

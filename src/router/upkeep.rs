@@ -148,23 +148,24 @@ impl Router {
     /// Tells the broker again and again which sessions are here.
     pub(super) async fn keep_sessions(self) {
         let mut losses = self.0.broker.losses();
-        let mut pause = KEEP_EVERY;
+        let (mut pause, mut again) = (KEEP_EVERY, BEAT_EVERY);
         loop {
             let lost = OptionFuture::from(losses.as_mut().map(|losses| losses.changed()));
             tokio::select! {
                 () = self.0.stopping.cancelled() => return,
-                Some(Ok(())) = lost => {}
+                Some(Ok(())) = lost => again = BEAT_EVERY,
                 () = tokio::time::sleep(pause) => {}
             }
             let kept = tokio::select! {
                 () = self.0.stopping.cancelled() => return,
                 kept = self.keep_once() => kept,
             };
-            pause = match kept {
-                Ok(()) => KEEP_EVERY,
+            (pause, again) = match kept {
+                Ok(()) => (KEEP_EVERY, BEAT_EVERY),
                 Err(error) => {
                     tracing::debug!(%error, "sessions are not kept");
-                    BEAT_EVERY
+                    // It asks about all of them: ever later, should one alone fail for long.
+                    (again, (again * 2).min(KEEP_EVERY))
                 }
             };
         }

@@ -539,3 +539,33 @@ async fn each_shard_has_a_subscription_that_is_replaced() {
         hear_of(&there, &mut news, seq).await;
     }
 }
+
+#[tokio::test]
+async fn one_emptied_master_of_a_cluster_loses_what_it_had_and_nothing_else() {
+    let cluster = Cluster::start(3, 0).await;
+    let (here, there, mut news) = followed(&cluster.address(), 0).await;
+    send_on(&here, 1).await;
+    hear_of(&there, &mut news, 1).await;
+    let emptied = cluster.owner(&key("b")).await;
+    let mut elsewhere = None;
+    for nth in 0..100 {
+        let name = format!("p{nth}");
+        let kept = format!("handover:{{s:{}}}:record", author(&name).session);
+        here.broker.open(record(&name)).await.unwrap();
+        if cluster.owner(&kept).await != emptied {
+            elsewhere = Some(name);
+            break;
+        }
+    }
+    let elsewhere = elsewhere.expect("on three masters");
+    let mut losses = there.broker.losses().expect("it is elsewhere");
+    losses.mark_unchanged();
+    ask(&mut cluster.servers[emptied].line().await, "FLUSHALL").await;
+    let noticed = tokio::time::timeout(Duration::from_secs(10), losses.changed()).await;
+    noticed.expect("it is found out").unwrap();
+    let unknown = resume(&there, "nobody").await;
+    assert!(unknown.is_err(), "{unknown:?}");
+    assert!(resume(&there, &elsewhere).await.is_ok());
+    let begun = there.load("second").await;
+    assert_eq!((begun.positions.epoch, begun.positions.bulk), (epoch("second"), 0));
+}

@@ -202,7 +202,9 @@ impl Subscription {
         let mut wanted = self.rooms.channels(|slot| self.is_ours(slot));
         wanted.push(beat.clone());
         self.subscribe(&mut standing, wanted).await?;
-        // It can be written to, and as many replicas as there have to be are there.
+        // It can be written to, and as many replicas as there have to be are there. A beat that is found gone
+        // may have been lost, or its slot has moved, or it was not renewed for too long: what is told again
+        // for nothing harms nobody.
         self.beat(&standing, before.is_none()).await?;
         let asked = Process::ask(plain.clone()).await?;
         // Where replicas are waited for, those that were have everything. Of the others nobody can

@@ -9,19 +9,21 @@ local what = ARGV[1]
 local by = tonumber(ARGV[2])
 local done = 1
 local recorded = tonumber(redis.call('HGET', KEYS[1], 'generation') or nil)
--- The generation that ended it: a newer one, whose record was lost meanwhile, has not ended.
-local ended = tonumber(redis.call('HGET', KEYS[1], 'ended') or nil)
+-- The generation that ended it: a newer one, whose record was lost meanwhile, has not ended. Gateways of
+-- an earlier version do not say which it was.
+local ended = redis.call('HEXISTS', KEYS[1], 'ended') == 1
+local ended_by = tonumber(redis.call('HGET', KEYS[1], 'ended_by') or nil)
 if what == 'end' then
-  if math.max(recorded or by, ended or by) > by then
+  if math.max(recorded or by, ended_by or by) > by then
     return 0
   end
   -- Whoever has not heard of it yet cannot record it again.
   redis.call('DEL', unpack(KEYS))
-  redis.call('HSET', KEYS[1], 'ended', ARGV[2])
+  redis.call('HSET', KEYS[1], 'ended', '1', 'ended_by', ARGV[2])
   redis.call('PEXPIRE', KEYS[1], ARGV[3])
   return 1
 end
-if what ~= 'open' and ended and ended >= by then
+if what ~= 'open' and ended and not (ended_by and ended_by < by) then
   return 0
 end
 if what == 'retire' and not recorded then

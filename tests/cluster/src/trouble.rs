@@ -142,8 +142,7 @@ pub(crate) async fn emptied(redis: &RedisProcess, fleet: &Fleet, lasting: Durati
     for nth in 1..=2 {
         sleep_until(began + lasting * nth / 3).await;
         if nth > 1 && timeout_at(began + lasting * 5 / 6, fleet.wait_told()).await.is_err() {
-            tell(began, "somebody does not know of it yet: it is not emptied once more");
-            return Ok(());
+            return Err("somebody was not told of it in time".into());
         }
         fleet.empty();
         redis.empty().await?;

@@ -6,8 +6,8 @@ use super::requests::{Ask, Asker, Request};
 use super::room::{Admission, Room, Standing};
 use super::sends::{Sends, Verdict};
 use super::{
-    Answer, ClientSession, Credentials, Ended, Event, GREETING_RETRY, Link, LinkClose, LinkId,
-    Output, Receipt, RequestError, RequestId, ResetCause, RoomEvent, SendError, SendId,
+    Answer, ClientSession, Credentials, Ended, Event, GREETING_RETRY, LinkClose, LinkId, Output,
+    Receipt, RequestError, RequestId, ResetCause, RoomEvent, SendError, SendId,
 };
 use crate::time::Time;
 use crate::wire::error::Retry;
