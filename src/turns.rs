@@ -142,8 +142,7 @@ impl Turns {
     }
 }
 
-/// To be called between two things that are done for strangers: every [`LOOK_EVERY`] whoever waits goes
-/// first.
+/// To be called between two things that are done for strangers: every 0.1 ms whoever waits goes first.
 pub fn give_way(clock: &Clock) {
     let now = clock.now();
     if LOOKED.get().is_none_or(|looked| now.since(looked) >= LOOK_EVERY) {

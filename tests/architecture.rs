@@ -19,7 +19,7 @@ const CODE: [&str; 8] = ["rs", "js", "mjs", "cjs", "ts", "py", "sh", "lua"];
 const LAYERS: [(&str, &[&str]); 7] = [
     ("auth", &["auth", "clock", "config", "telemetry"]),
     ("pressure", &["pressure", "clock", "telemetry"]),
-    ("turns", &["turns"]),
+    ("turns", &["turns", "clock"]),
     ("transport", &["transport", "clock", "pressure", "turns"]),
     ("broker", &["broker", "clock"]),
     ("router", &["router", "broker", "clock", "telemetry"]),

@@ -18,6 +18,7 @@
 //! sees as [`RoomEvent::Reset`].
 
 mod commands;
+mod greeting;
 mod inbound;
 mod output;
 mod requests;
