@@ -103,7 +103,7 @@ impl Ledger {
         self.told.send_replace(0);
     }
 
-    /// A membership has been told of a life: of the how manieth.
+    /// A membership has been told that a life has ended; `life` counts those it was told of.
     pub(super) fn tell(&self, life: usize) {
         let books = self.lock();
         if life == books.emptied.len() {

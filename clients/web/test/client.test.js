@@ -65,13 +65,18 @@ test('a refreshed token is shown from then on, one that is refused is not', asyn
   assert.deepEqual(tokensOf(network, 'hello'), ['first', 'second', 'second']);
 });
 
-test('of several askings for a token the latest counts', async () => {
+/** Connected under a token of an issuer whose further answers the test gives. */
+async function withIssuer() {
   mock.timers.enable({ apis: ['setTimeout'] });
   const network = new Network();
   const { asked, token } = issuer();
   const connecting = connected(network, { token });
   asked[0]?.('first');
-  await connecting;
+  return { network, asked, client: await connecting };
+}
+
+test('of several askings for a token the latest counts', async () => {
+  const { network, asked } = await withIssuer();
   network.say({ type: 'expiring', in: 60_000 });
   network.say({ type: 'expiring', in: 50_000 });
   assert.equal(asked.length, 3);
@@ -83,12 +88,7 @@ test('of several askings for a token the latest counts', async () => {
 });
 
 test('a token that comes after a newer connection has brought its own is not used', async () => {
-  mock.timers.enable({ apis: ['setTimeout'] });
-  const network = new Network();
-  const { asked, token } = issuer();
-  const connecting = connected(network, { token });
-  asked[0]?.('first');
-  const client = await connecting;
+  const { network, asked, client } = await withIssuer();
   network.say({ type: 'expiring', in: 60_000 });
   const back = once(client, 'transport');
   client.debugDrop();
@@ -101,12 +101,7 @@ test('a token that comes after a newer connection has brought its own is not use
 });
 
 test('whoever does not answer when asked for a token is asked again', async () => {
-  mock.timers.enable({ apis: ['setTimeout'] });
-  const network = new Network();
-  const { asked, token } = issuer();
-  const connecting = connected(network, { token });
-  asked[0]?.('first');
-  await connecting;
+  const { network, asked } = await withIssuer();
   network.say({ type: 'expiring', in: 60_000 });
   mock.timers.tick(DIAL_TIMEOUT_MS);
   await turn();

@@ -213,11 +213,13 @@ impl Room {
         metadata: Option<Json>,
     ) -> Result<Joining, Refusal> {
         let metadata = metadata.unwrap_or_else(Json::empty_object);
-        if !self.is_member(peer) && self.members.len() >= self.limits.members {
-            return Err(Refusal::new(ErrorCode::RoomFull, "this room is full"));
-        }
-        if !self.is_member(peer) && self.limits.refuses(self.shown, 0, metadata.len()) {
-            return Err(Refusal::TOO_MUCH_SHOWN);
+        if !self.is_member(peer) {
+            if self.members.len() >= self.limits.members {
+                return Err(Refusal::new(ErrorCode::RoomFull, "this room is full"));
+            }
+            if self.limits.refuses(self.shown, 0, metadata.len()) {
+                return Err(Refusal::TOO_MUCH_SHOWN);
+            }
         }
         Ok(self.rejoin(now, peer, user, Some(metadata)))
     }
