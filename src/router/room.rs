@@ -8,7 +8,7 @@ mod following;
 mod opening;
 mod share;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use handover_protocol::limits::ROOM_LINGER;
@@ -60,6 +60,8 @@ pub(super) struct LiveRoom {
     log: Option<SharedLog>,
     /// The members with a connection on this node.
     seats: HashMap<PeerId, Seated>,
+    /// Members whose last connection here has gone, and who have neither left nor come back elsewhere.
+    absent: HashSet<PeerId>,
     /// What other nodes do to it, if there are any.
     news: Option<News>,
     /// Something may have been missed and could not be read.
@@ -96,6 +98,7 @@ impl LiveRoom {
             name,
             log: None,
             seats: HashMap::new(),
+            absent: HashSet::new(),
             news: None,
             in_doubt: false,
             strangers: Vec::new(),
@@ -321,6 +324,9 @@ impl LiveRoom {
         let held = self.seats.get(&seat.author.peer);
         if held.is_some_and(|held| Arc::ptr_eq(&held.seat, seat)) {
             self.seats.remove(&seat.author.peer);
+            if self.news.is_some() {
+                self.absent.insert(seat.author.peer);
+            }
         }
     }
 
@@ -345,8 +351,12 @@ impl LiveRoom {
                 return Ok(false);
             }
             let since = *self.vacant_since.get_or_insert(now);
+            if self.absent.is_empty() {
+                self.unfollow();
+            }
             // Other nodes have members of it still? Then it is theirs.
-            let is_over = self.news.is_some() && now.since(since) > ROOM_LINGER;
+            let has_others = self.shared.broker.at_hand().is_none();
+            let is_over = has_others && now.since(since) > ROOM_LINGER;
             Ok(self.shared.broker.remove_if_empty(now, &self.name).await? || is_over)
         };
         let is_gone = tidied.await.unwrap_or_else(|unavailable: Unavailable| {
@@ -361,8 +371,7 @@ impl LiveRoom {
     pub(super) fn retire(&mut self, is_idle: impl FnOnce() -> bool) -> bool {
         // If the room is gone, its next life has a new epoch; otherwise what follows is not heard
         // here: this log is of no more use.
-        self.log = None;
-        self.news = None;
+        self.unfollow();
         let mut rooms = self.shared.rooms();
         // Handles are only ever taken from the table under its lock: with the table's own as
         // the last one, nothing can be on its way.

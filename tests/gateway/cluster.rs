@@ -95,6 +95,39 @@ async fn a_session_goes_on_at_another_node() {
     }
 }
 
+#[tokio::test]
+async fn a_room_is_followed_where_it_has_members() {
+    let cluster = Cluster::start().await;
+    let followed_by = async |nodes: usize| {
+        let count = || cluster.redis.command(&["PUBSUB", "NUMSUB", "handover:{r:cg}:news"]);
+        soon(async {
+            while count().split_whitespace().last() != Some(&nodes.to_string()) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        })
+        .await;
+    };
+    let [mut ann, mut bob] = cluster.members().await;
+    followed_by(2).await;
+    bob.send("signal", json!({"type": "leave", "id": 90, "room": "r"})).await;
+    bob.expect("signal", "ok").await;
+    followed_by(1).await;
+    // Who comes after that misses nothing.
+    let joined = bob.join("r").await;
+    assert_eq!(joined["members"].as_array().unwrap().len(), 2);
+    followed_by(2).await;
+    ann.post("r", "signal", json!("there?")).await;
+    assert_eq!(bob.expect("signal", "message").await["body"], "there?");
+    // Who goes on elsewhere is a member there, and here no more.
+    let mut moved = Member::over_websocket(cluster.nodes[0].plain()).await;
+    moved.resume(&bob.welcome).await;
+    assert_eq!(moved.expect("signal", "welcome").await["resumed"], true);
+    followed_by(1).await;
+    ann.post("r", "signal", json!("and now?")).await;
+    assert_eq!(moved.expect("signal", "reset").await["reason"], "unlisted");
+    assert_eq!(moved.expect("signal", "message").await["body"], "and now?");
+}
+
 /// What `/healthz` says.
 async fn health(node: &Served) -> String {
     let mut tcp = soon(TcpStream::connect(node.plain())).await.unwrap();

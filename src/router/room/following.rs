@@ -52,11 +52,13 @@ impl LiveRoom {
     pub(super) fn seat(&mut self, seated: Seated) -> Option<Seated> {
         self.vacant_since = None;
         seated.seat.enter(&self.name);
+        self.absent.remove(&seated.seat.author.peer);
         self.seats.insert(seated.seat.author.peer, seated)
     }
 
     /// Takes the seat of who is no member any more.
     pub(super) fn unseat(&mut self, peer: PeerId) -> Option<Arc<Seat>> {
+        self.absent.remove(&peer);
         let Seated { seat, .. } = self.seats.remove(&peer)?;
         seat.exit(&self.name);
         Some(seat)
@@ -83,6 +85,14 @@ impl LiveRoom {
                 return;
             }
         }
+    }
+
+    /// Lets go of what only members here need: whoever comes next has it from the broker.
+    pub(super) fn unfollow(&mut self) {
+        self.news = None;
+        self.log = None;
+        self.opening = None;
+        self.in_doubt = false;
     }
 
     /// What other nodes did, once there is something.
@@ -124,6 +134,7 @@ impl LiveRoom {
 
     /// A newer connection speaks for a member, wherever it is.
     fn replaced(&mut self, peer: PeerId, generation: u64) {
+        self.absent.remove(&peer);
         if self.seats.get(&peer).is_some_and(|s| s.seat.author.generation < generation)
             && let Some(older) = self.seats.remove(&peer)
         {
@@ -153,6 +164,9 @@ impl LiveRoom {
 
     /// Notes what would be needed if the room's life were lost.
     pub(super) fn remember(&mut self, entry: &Entry) {
+        if matches!(entry.event, Event::Left { .. }) {
+            self.absent.remove(&entry.peer);
+        }
         let Some(seated) = self.seats.get_mut(&entry.peer) else { return };
         match &entry.event {
             Event::Updated { metadata } => seated.metadata = Some(metadata.clone()),

@@ -117,8 +117,7 @@ impl Sentinels {
     /// One of them follows the other.
     pub(crate) async fn parted_no_more(&self) -> Outcome<()> {
         self.replica.place().wait_for("INFO replication", "master_link_status:up").await?;
-        self.master.place().wait_for("INFO replication", "state=online").await?;
-        self.watch(UNNOTICED_MS).await
+        self.master.place().wait_for("INFO replication", "state=online").await
     }
 
     async fn taken_over(&mut self) -> Outcome<()> {
@@ -127,6 +126,9 @@ impl Sentinels {
         for sentinel in self.places() {
             sentinel.wait_for(&line, &wanted).await?;
         }
+        // At once: if the new one is kept waiting for a second, by gateways that start, the old one would
+        // be made the master again.
+        self.watch(UNNOTICED_MS).await?;
         std::mem::swap(&mut self.master, &mut self.replica);
         Ok(())
     }
