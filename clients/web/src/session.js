@@ -281,7 +281,9 @@ export class ClientSession extends Commands {
   carryOver(room, known, listed) {
     if (known !== undefined) {
       // Where a membership is to begin, sends go on from what its start says.
-      if (room.standing === 'member') for (const lane of LANES) room.sends[lane].resume(known.seq[lane]);
+      if (room.standing === 'member') {
+        for (const lane of LANES) this.disclaim(room.sends[lane].resume(known.seq[lane]));
+      }
       if (room.standing === 'member' && listed?.has(room.name)) room.goOn();
       else room.awaitStart();
       return;
@@ -296,6 +298,17 @@ export class ClientSession extends Commands {
     if (room.standing !== 'rejoining') return;
     this.requests.takeAll((request) => request.own && request.ask.room === room.name);
     this.requests.push({ type: 'join', room: room.name, metadata: room.metadata }, { own: true });
+  }
+
+  /**
+   * The gateway has lost what it knew of these sends.
+   * @param {{id: number}[]} uncertain
+   */
+  disclaim(uncertain) {
+    for (const { id } of uncertain) {
+      const error = new HandoverError('uncertain', 'the gateway has lost what it knew of it; it may or may not have arrived');
+      this.emit({ type: 'sent', id, error });
+    }
   }
 
   /** The gateway does not know the session any more: whatever was under way is uncertain. */

@@ -195,6 +195,22 @@ test('close codes: come back below 4500, stay away above', () => {
   }
 });
 
+test('what went out is uncertain where the gateway knows of less than it accepted', () => {
+  const bench = new Bench().member();
+  bench.session.send('r', 'signal', '1');
+  const flying = bench.session.send('r', 'signal', '2');
+  bench.out(1);
+  bench.take(1, { type: 'accepted', room: 'r', lane: 'signal', epoch: 'e', seq: 1, offset: 2 });
+  bench.session.handleClosed(0, 1);
+  bench.outputs();
+  bench.open(2);
+  bench.out(2);
+  bench.take(2, { ...WELCOME, resumed: true, rooms: { r: { seq: { signal: 0, bulk: 0 } } } });
+  const [uncertain] = bench.outputs().filter(({ type }) => type === 'sent');
+  assert.deepEqual([uncertain.id, uncertain.error?.code], [flying, 'uncertain']);
+  assert.deepEqual(bench.out(2), []);
+});
+
 test('a session the gateway does not know: joined anew, sends truthfully sorted', () => {
   const bench = new Bench().member();
   const flying = bench.session.send('r', 'signal', '1');

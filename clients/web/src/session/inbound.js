@@ -196,10 +196,7 @@ function begin(session, now, room, snapshot, reason) {
     const sends = room.sends[lane];
     const seq = snapshot.seq[lane];
     const { accepted, uncertain } = standing === 'member' ? { accepted: sends.accept(seq), uncertain: [] } : sends.start(seq);
-    for (const { id } of uncertain) {
-      const error = new HandoverError('uncertain', 'the gateway has lost what it knew of it; it may or may not have arrived');
-      session.emit({ type: 'sent', id, error });
-    }
+    session.disclaim(uncertain);
     settle(session, room, accepted, { epoch: snapshot.epoch });
   }
   if (standing !== 'joining') {

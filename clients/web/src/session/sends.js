@@ -160,10 +160,19 @@ export class Sends {
 
   /**
    * A new connection carries the session, and the gateway has applied everything up to `seq`.
-   * What it has not goes out again; what it has is answered in the replay.
+   * What it has not goes out again; what it has is answered in the replay. If it was more before, the
+   * gateway's store has lost that: what has gone out since may have been applied, too.
    * @param {number} seq
+   * @returns {Item[]} what nobody can tell the fate of
    */
   resume(seq) {
+    const uncertain = seq < this.applied ? this.disown() : [];
+    this.goOnAfter(seq);
+    return uncertain;
+  }
+
+  /** @param {number} seq */
+  goOnAfter(seq) {
     this.flying = 0;
     this.next = 0;
     for (const item of this.items) {
@@ -184,14 +193,13 @@ export class Sends {
   }
 
   /**
-   * A membership begins in a session that has had this many applied; nothing is under way. If it was
-   * more before, the gateway's store has lost that: what has gone out since may have been applied, too.
+   * A membership begins in a session that has had this many applied; nothing is under way.
    * @param {number} seq
    */
   start(seq) {
-    const uncertain = seq < this.applied ? this.disown() : [];
+    const uncertain = this.resume(seq);
     const accepted = this.accept(seq);
-    this.resume(seq);
+    this.goOnAfter(seq);
     return { accepted, uncertain };
   }
 
@@ -204,7 +212,7 @@ export class Sends {
     const uncertain = this.items.filter(isUncertain);
     this.items = this.items.filter((item) => !isUncertain(item));
     this.cost = this.items.reduce((sum, item) => sum + item.cost, 0);
-    this.resume(0);
+    this.goOnAfter(0);
     return uncertain;
   }
 

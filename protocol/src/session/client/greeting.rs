@@ -71,7 +71,9 @@ impl ClientSession {
             if let Some(room) = self.rooms.get_mut(&name).filter(|_| listed.contains(&name)) {
                 room.go_on();
                 for lane in LogLane::ALL {
-                    room.sends[lane].resume(resumed.seq[lane]);
+                    let uncertain = room.sends[lane].resume(resumed.seq[lane]).into_iter();
+                    let told = uncertain.map(|id| Output::Sent(id, Err(SendError::Uncertain)));
+                    self.outputs.extend(told);
                 }
                 self.queue_sends(now, &name);
             }

@@ -217,8 +217,16 @@ impl Sends {
     }
 
     /// A new connection carries the session, and the gateway has applied everything up to
-    /// `seq`. What it has not goes out again; what it has is answered in the replay.
-    pub(super) fn resume(&mut self, seq: u64) {
+    /// `seq`. What it has not goes out again; what it has is answered in the replay. Returns what nobody
+    /// can tell the fate of: if it was more before, the gateway's store has lost that, and what has gone
+    /// out since may have been applied, too.
+    pub(super) fn resume(&mut self, seq: u64) -> Vec<SendId> {
+        let uncertain = if seq < self.applied { self.disown() } else { Vec::new() };
+        self.go_on_after(seq);
+        uncertain
+    }
+
+    fn go_on_after(&mut self, seq: u64) {
         self.flying = 0;
         self.next = 0;
         for item in &mut self.items {
@@ -236,12 +244,11 @@ impl Sends {
     }
 
     /// A membership begins in a session that has had this many applied. Nothing is under way. Returns what is
-    /// accepted, and what nobody can tell the fate of: if it was more before, the gateway's store has lost
-    /// that, and what has gone out since may have been applied, too.
+    /// accepted, and what nobody can tell the fate of, as [`Self::resume`] does.
     pub(super) fn start(&mut self, seq: u64) -> (Vec<SendId>, Vec<SendId>) {
-        let uncertain = if seq < self.applied { self.disown() } else { Vec::new() };
+        let uncertain = self.resume(seq);
         let accepted = self.accept(seq);
-        self.resume(seq);
+        self.go_on_after(seq);
         (accepted, uncertain)
     }
 
@@ -257,7 +264,7 @@ impl Sends {
                 index += 1;
             }
         }
-        self.resume(0);
+        self.go_on_after(0);
         uncertain
     }
 
@@ -385,8 +392,8 @@ mod tests {
         sends.refuse(NOW, 11, &gap(1));
         assert!(sends.is_out_of_step(NOW));
         assert_eq!(sends.due(), Some(Time::ZERO));
-        sends.resume(0);
-        assert_eq!(out(&mut sends, NOW), [(1, 1), (2, 2)]);
+        assert_eq!(sends.resume(0), ids(&[2]), "which was not answered");
+        assert_eq!(out(&mut sends, NOW), [(1, 1)]);
     }
 
     #[test]
@@ -449,6 +456,16 @@ mod tests {
         assert_eq!(sends.start(0), (ids(&[]), ids(&[2, 3])));
         assert_eq!(out(&mut sends, NOW), [(1, 4)], "what had not gone out does now");
         assert_eq!(sends.accept(1), ids(&[4]));
+    }
+
+    #[test]
+    fn nor_where_the_membership_goes_on() {
+        let mut sends = sends(4);
+        (0..2).for_each(|_| drop(sends.transmit(NOW)));
+        assert_eq!(sends.accept(1), ids(&[1]));
+        sends.transmit(NOW);
+        assert_eq!(sends.resume(0), ids(&[2, 3]));
+        assert_eq!(out(&mut sends, NOW), [(1, 4)], "what had not gone out does now");
     }
 
     #[test]

@@ -47,6 +47,23 @@ fn resume_repeats_unanswered_sends_that_were_not_applied() {
 }
 
 #[test]
+fn what_went_out_is_uncertain_where_the_gateway_knows_of_less_than_it_accepted() {
+    let mut session = in_room();
+    send(&mut session, LogLane::Signal, 1);
+    let under_way = send(&mut session, LogLane::Signal, 2);
+    assert_eq!(sent(&mut session, LINK), [(1, 1), (2, 2)]);
+    session.handle_message(T0, LINK, accepted(1, 2));
+    session.handle_disconnected(T0, LINK, None);
+    session.handle_connected(T0, NEXT, Streams::One);
+    transmits(&mut session, NEXT);
+    outputs(&mut session);
+    session.handle_message(T0, NEXT, resumed(0));
+    let lost = Output::Sent(under_way, Err(SendError::Uncertain));
+    assert!(outputs(&mut session).contains(&lost));
+    assert_eq!(sent(&mut session, NEXT), []);
+}
+
+#[test]
 fn the_older_connection_goes_on_until_the_newer_one_is_welcomed() {
     let mut session = in_room();
     session.replace_link();
