@@ -8,6 +8,13 @@ export const BACKOFF_MAX_MS = 30_000;
  * for something itself, and says when to come again.
  */
 const PUT_OFF = 3;
+/** A connection that held for so long ends the run of failures before it. */
+export const HELD_MS = 1_000;
+/**
+ * One that came about and did not hold counts as so many failures at the most: the gateway is there, and
+ * only has to be spared a tight loop.
+ */
+const SHAKY = 2;
 
 export class Backoff {
   /** @param {{random?: () => number, first?: number, max?: number, eager?: boolean}} [options] */
@@ -31,6 +38,14 @@ export class Backoff {
     this.failures += 1;
     if (doublings < 0) return atLeast === 0 ? 0 : atLeast + this.random() * this.first;
     return atLeast + this.random() * Math.min(this.max, this.first * 2 ** doublings);
+  }
+
+  /**
+   * A connection that had come about is gone.
+   * @param {number} heldMs how long it held
+   */
+  broke(heldMs) {
+    this.failures = heldMs >= HELD_MS ? 0 : Math.min(this.failures, SHAKY);
   }
 
   reset() {

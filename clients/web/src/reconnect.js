@@ -104,7 +104,6 @@ export class Reconnector {
     this.carrier = { kind, since: this.effects.now() };
     this.silent = false;
     this.wanted = false;
-    this.backoff.reset();
     this.putOffUntil = -Infinity;
     if (this.isAstray) return this.dialNow();
     this.dialing?.abort();
@@ -121,13 +120,14 @@ export class Reconnector {
    */
   lost(retryAfter = 0) {
     // What failed beside a connection that worked is no reason to be slow now.
-    if (this.isCarried) this.backoff.reset();
+    if (this.isCarried) this.broke();
     this.carrier = null;
     this.silent = false;
     clearTimeout(this.promoting);
     this.dropPromotion();
+    this.obey(retryAfter);
     if (this.isOnItsWay) return;
-    this.schedule(this.backoff.next(Math.max(retryAfter, this.putOffUntil - this.effects.now(), 0)));
+    this.schedule(this.pause());
   }
 
   /**
@@ -140,8 +140,9 @@ export class Reconnector {
     this.greeting = others;
     // It opened and then did not move: what some browsers do when flow control breaks.
     if (timedOut && transport?.kind === 'webtransport') this.shun();
+    this.obey(retryAfter);
     if (this.isOnItsWay) return;
-    this.tryAgain(new HandoverError('unreachable', reason ?? 'the connection broke'), retryAfter);
+    this.tryAgain(new HandoverError('unreachable', reason ?? 'the connection broke'));
   }
 
   /**
@@ -152,27 +153,26 @@ export class Reconnector {
     this.greeting = others;
     if (this.isOnItsWay) return;
     if (this.canWait && !this.isAstray) this.planPromotion();
-    else this.schedule(this.backoff.next());
+    else this.schedule(this.pause());
   }
 
   /**
    * Another connection did not come about.
    * @param {HandoverError} error
-   * @param {number} [retryAfter]
    */
-  tryAgain(error, retryAfter) {
-    if (retryAfter !== undefined) this.putOffUntil = this.effects.now() + retryAfter;
+  tryAgain(error) {
     if (this.canWait) {
       this.effects.failed(error, null);
       return this.planPromotion();
     }
-    const wait = this.backoff.next(retryAfter);
+    const wait = this.pause();
     this.effects.failed(error, wait);
     this.schedule(wait);
   }
 
   /** What carries the session has gone silent: look for another way beside it. */
   stalled() {
+    if (this.isCarried) this.broke();
     this.silent = true;
     if (this.carrier?.kind === 'webtransport' && this.choice === 'auto') {
       // Once may be the network; twice without a long good time between is the transport.
@@ -182,7 +182,7 @@ export class Reconnector {
     }
     this.dialing?.abort();
     this.dialing = null;
-    this.schedule(this.backoff.next());
+    this.schedule(this.pause());
   }
 
   /** It moves again: there is no hurry any more, unless it is about to end. */
@@ -248,11 +248,16 @@ export class Reconnector {
    */
   revert(choice) {
     this.choice = choice;
+    if (this.timer !== undefined && this.isCarried && !this.wanted && !this.isAstray) {
+      clearTimeout(this.timer);
+      this.timer = undefined;
+      this.planPromotion();
+    }
     if (this.dialing === null || this.promotes) return;
     this.dialing.abort();
     this.dialing = null;
     if (this.canWait) this.planPromotion();
-    else this.schedule(this.backoff.next());
+    else this.schedule(this.pause());
   }
 
   /** There is something to say that cannot wait: no pause is sat out. */
@@ -275,6 +280,25 @@ export class Reconnector {
     clearTimeout(this.promoting);
     this.dialing?.abort();
     this.dialing = null;
+  }
+
+  /** The connection that carried the session does not, or not well: what failed before it counts if it was short. */
+  broke() {
+    const since = this.carrier?.since ?? -Infinity;
+    this.backoff.broke(this.effects.now() - since);
+  }
+
+  /**
+   * The gateway asked to come again no sooner.
+   * @param {number} [retryAfter]
+   */
+  obey(retryAfter = 0) {
+    this.putOffUntil = Math.max(this.putOffUntil, this.effects.now() + retryAfter);
+  }
+
+  /** How long to wait with the next dial. */
+  pause() {
+    return this.backoff.next(Math.max(this.putOffUntil - this.effects.now(), 0));
   }
 
   /** Whether another connection is dialled or greets; one that would only be better does not count. */

@@ -216,6 +216,26 @@ test('a lost connection is dialled at once, then with growing pauses', () => tim
   it.stop();
 }));
 
+test('connections that come about and do not hold are not dialled in a tight loop', () => timed(async () => {
+  const { it, track, dials, pass } = reconnector('websocket');
+  const pauses = [];
+  for (let round = 0; round < 5; round += 1) {
+    it.live('websocket');
+    it.lost();
+    let waited = 0;
+    for (; dials.length === round; waited += 500) pass(500);
+    pauses.push(waited);
+    track.finish('websocket');
+    await turn();
+  }
+  assert.deepEqual(pauses, [0, 1_000, 2_000, 2_000, 2_000]);
+  it.live('websocket');
+  pass(1_000);
+  it.lost();
+  assert.equal(dials.length, 6, 'one that held is dialled again at once');
+  it.stop();
+}));
+
 test('a WebSocket session tries WebTransport later, and moves', () => timed(async () => {
   const { it, track, dials, pass } = reconnector();
   it.live('websocket');
@@ -350,6 +370,20 @@ test('the gateway is obeyed when it puts off whoever is still carried, also if t
   it.stop();
 }));
 
+test('what one greeting was told holds for the next dial, also if another greeting came to nothing first', () => timed(async () => {
+  const { it, track, dials, pass } = reconnector('websocket');
+  it.lost();
+  track.finish('websocket');
+  await turn();
+  it.refused(undefined, { timedOut: false, retryAfter: 5_000, others: true });
+  it.refused(undefined, { timedOut: false });
+  pass(4_999);
+  assert.equal(dials.length, 1);
+  pass(1_001);
+  assert.equal(dials.length, 2);
+  it.stop();
+}));
+
 test('what a drain plans is not put off by a link that moves again, nor hurried by a try to move that fails', () => timed(async () => {
   const { it, track, dials, failed, pass } = reconnector();
   it.live('websocket');
@@ -419,6 +453,15 @@ test('a choice is tried until it is met, or given up when it fails', () => timed
   it.live('webtransport');
   it.revert('auto');
   assert.equal(track.events.at(-1), 'websocket cancelled');
+  // Nor is anything dialled for it that was still to come.
+  dials.splice(0);
+  it.choose('websocket');
+  track.finish('websocket');
+  await turn();
+  it.forestalled();
+  it.revert('auto');
+  pass(4_000);
+  assert.deepEqual(dials, ['websocket']);
   it.stop();
 }));
 
@@ -436,10 +479,11 @@ test('a machine that wakes up dials once, whoever notices first', () => timed(as
 }));
 
 test('WebTransport that stalls again and again is left for a WebSocket', () => timed(async () => {
-  const { it, dials } = reconnector();
+  const { it, dials, pass } = reconnector();
   it.live('webtransport');
   it.stalled();
   it.live('webtransport');
+  pass(1_000);
   it.stalled();
   assert.deepEqual(dials, ['auto', 'websocket']);
   it.stop();

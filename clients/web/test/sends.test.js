@@ -91,3 +91,13 @@ test('where less is applied than was said, nobody can tell what became of what w
   assert.deepEqual(ids(lane.accept(1)), [4]);
   assert.equal(lane.cost, 0);
 });
+
+test('a lane that settles has nothing to do before that is over', () => {
+  const lane = sends(3);
+  lane.transmit(0);
+  lane.transmit(0);
+  lane.refuse(0, 1, { code: 'unavailable', retry_after: 500 });
+  assert.equal(lane.due(), SETTLE_TIMEOUT_MS);
+  lane.refuse(0, 2, { code: 'seq_gap', expected: 1 });
+  assert.equal(lane.due(), 500);
+});

@@ -62,8 +62,9 @@ export class Sends {
 
   /** When something will have to be looked at again. */
   due() {
-    const settled = this.settling === null ? Infinity : this.settling.since + SETTLE_TIMEOUT_MS;
-    return Math.min(settled, this.next < this.items.length ? (this.holdUntil ?? Infinity) : Infinity);
+    // Nothing goes out while it settles, however long it was to be held.
+    if (this.settling !== null) return this.settling.since + SETTLE_TIMEOUT_MS;
+    return this.next < this.items.length ? (this.holdUntil ?? Infinity) : Infinity;
   }
 
   /**
