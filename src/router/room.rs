@@ -140,8 +140,16 @@ impl LiveRoom {
     pub(super) async fn handle(&mut self, heard: Vec<Heard>, batch: Vec<Command>) {
         self.hear(heard).await;
         self.pay().await;
-        if batch.is_empty() && self.unfixed.is_empty() {
-            return self.settle_doubts(false).await;
+        let tidy = batch.iter().any(|command| matches!(command, Command::Tidy));
+        let needs_log = |command: &Command| !matches!(command, Command::Detach(_) | Command::Tidy);
+        if self.unfixed.is_empty() && !batch.iter().any(needs_log) {
+            // A room that nobody here is in is not read for these.
+            for command in batch {
+                if let Command::Detach(seat) = command {
+                    self.detach(&seat);
+                }
+            }
+            return self.settle_doubts(tidy).await;
         }
         let log = match self.load().await {
             Ok(log) => log,
@@ -150,7 +158,6 @@ impl LiveRoom {
         let mut ops = Vec::with_capacity(batch.len());
         let mut then = Vec::with_capacity(batch.len());
         let mut gone = Vec::new();
-        let mut tidy = false;
         let unfixed = std::mem::take(&mut self.unfixed).into_iter();
         let batch = unfixed.map(|(author, shown)| Command::Fix(author, shown)).chain(batch);
         for command in batch {
@@ -190,7 +197,7 @@ impl LiveRoom {
                     }
                 }
                 Command::Detach(seat) => gone.push(seat),
-                Command::Tidy => tidy = true,
+                Command::Tidy => {}
             }
         }
         self.change(log, ops, then).await;
@@ -351,11 +358,12 @@ impl LiveRoom {
                 return Ok(false);
             }
             let since = *self.vacant_since.get_or_insert(now);
-            if self.absent.is_empty() {
+            let has_others = self.shared.broker.at_hand().is_none();
+            // Who was here last may come again at once.
+            if has_others && self.absent.is_empty() && since < now {
                 self.unfollow();
             }
             // Other nodes have members of it still? Then it is theirs.
-            let has_others = self.shared.broker.at_hand().is_none();
             let is_over = has_others && now.since(since) > ROOM_LINGER;
             Ok(self.shared.broker.remove_if_empty(now, &self.name).await? || is_over)
         };

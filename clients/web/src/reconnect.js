@@ -69,6 +69,8 @@ export class Reconnector {
     this.carrier = null;
     /** Whether that says nothing any more. */
     this.silent = false;
+    /** Whether nothing was to be dialled again since it came about. */
+    this.isNew = false;
     /** Whether another connection is needed even so: its network or its gateway may be about to go. */
     this.wanted = false;
     /** Whether a connection of ours is greeting. */
@@ -104,6 +106,7 @@ export class Reconnector {
     this.carrier = { kind, since: this.effects.now() };
     this.silent = false;
     this.wanted = false;
+    this.isNew = true;
     this.putOffUntil = -Infinity;
     if (this.isAstray) return this.dialNow();
     this.dialing?.abort();
@@ -282,10 +285,10 @@ export class Reconnector {
     this.dialing = null;
   }
 
-  /** The connection that carried the session does not, or not well: what failed before it counts if it was short. */
+  /** Another connection is needed than the one that carries the session: what failed before that counts if it was short. */
   broke() {
-    const since = this.carrier?.since ?? -Infinity;
-    this.backoff.broke(this.effects.now() - since);
+    this.isNew = false;
+    if (this.carrier !== null) this.backoff.broke(this.effects.now() - this.carrier.since);
   }
 
   /**
@@ -298,6 +301,8 @@ export class Reconnector {
 
   /** How long to wait with the next dial. */
   pause() {
+    // What failed before it is no reason to be slow beside it.
+    if (this.isNew) this.broke();
     return this.backoff.next(Math.max(this.putOffUntil - this.effects.now(), 0));
   }
 

@@ -12,7 +12,7 @@
  */
 import { Close, HandoverError, mayReturn, retryOf } from './errors.js';
 import { Commands, LIMITS } from './session/commands.js';
-import { handleLive, HELD_COST_MAX } from './session/inbound.js';
+import { handleLive, HELD_COST_MAX, releaseLeave } from './session/inbound.js';
 import { Liveness, PACE_IN_CALL, paceIdle } from './session/liveness.js';
 import { LANES } from './session/room.js';
 import { decode, encode, encodeSend, VERSION } from './wire/message.js';
@@ -283,6 +283,7 @@ export class ClientSession extends Commands {
       // Where a membership is to begin, sends go on from what its start says.
       if (room.standing === 'member') {
         for (const lane of LANES) this.disclaim(room.sends[lane].resume(known.seq[lane]));
+        releaseLeave(this, room);
       }
       if (room.standing === 'member' && listed?.has(room.name)) room.goOn();
       else room.awaitStart();
@@ -410,10 +411,14 @@ export class ClientSession extends Commands {
     let due = this.live === null ? Infinity : Math.min(this.liveness?.due() ?? Infinity, this.requests.due());
     for (const link of this.greeting.values()) due = Math.min(due, link.deadline);
     if (this.live === null) return due;
-    for (const room of this.rooms.values()) {
-      for (const lane of LANES) due = Math.min(due, room.sends[lane].due());
-    }
+    for (const sends of this.lanesUnderWay()) due = Math.min(due, sends.due());
     return due;
+  }
+
+  /** Of a room that the connection has not taken up nothing is under way. */
+  lanesUnderWay() {
+    const attached = [...this.rooms.values()].filter((room) => room.standing === 'member');
+    return attached.flatMap((room) => LANES.map((lane) => room.sends[lane]));
   }
 
   /** @param {number} now */
@@ -427,7 +432,11 @@ export class ClientSession extends Commands {
     }
     if (this.live === null) return;
     if (this.liveness?.handleTimeout(now)) this.emit({ type: 'stalled', link: this.live });
-    const late = [...this.rooms.values()].some((room) => LANES.some((lane) => room.sends[lane].isOutOfStep(now)));
+    let late = false;
+    for (const sends of this.lanesUnderWay()) {
+      sends.handleTimeout(now);
+      late ||= sends.isOutOfStep(now);
+    }
     if (late) this.dropLink(now, this.live, 'out_of_step', { reason: 'sends were left unanswered' });
   }
 

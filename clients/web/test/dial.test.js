@@ -236,6 +236,29 @@ test('connections that come about and do not hold are not dialled in a tight loo
   it.stop();
 }));
 
+test('what failed before a connection that holds slows nothing down beside it', () => timed(async () => {
+  const { it, track, failed, pass } = reconnector('websocket');
+  it.lost();
+  for (const pause of [1_000, 2_000, 4_000]) {
+    track.fail('websocket');
+    await turn();
+    pass(pause);
+  }
+  track.finish('websocket');
+  await turn();
+  it.live('websocket');
+  pass(60_000);
+  it.draining(0);
+  failed.splice(0);
+  for (const pause of [0, 1_000]) {
+    track.fail('websocket');
+    await turn();
+    pass(pause);
+  }
+  assert.deepEqual(failed, [['unreachable', 0], ['unreachable', 1_000]]);
+  it.stop();
+}));
+
 test('a WebSocket session tries WebTransport later, and moves', () => timed(async () => {
   const { it, track, dials, pass } = reconnector();
   it.live('websocket');

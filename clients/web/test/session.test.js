@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { ClientSession, WELCOME_TIMEOUT_MS } from '../src/session.js';
+import { SETTLE_TIMEOUT_MS } from '../src/session/sends.js';
 
 const WELCOME = {
   type: 'welcome', session: 's', secret: 'k', peer: 'me', user: null, resumed: false, rooms: {}, lost: [],
@@ -209,6 +210,36 @@ test('what went out is uncertain where the gateway knows of less than it accepte
   const [uncertain] = bench.outputs().filter(({ type }) => type === 'sent');
   assert.deepEqual([uncertain.id, uncertain.error?.code], [flying, 'uncertain']);
   assert.deepEqual(bench.out(2), []);
+});
+
+test('a lane that settles when its membership ends gives up no connection', () => {
+  const bench = new Bench().member();
+  bench.session.send('r', 'signal', '1');
+  bench.session.send('r', 'signal', '2');
+  bench.out(1);
+  bench.take(1, { type: 'error', code: 'too_large', message: '', room: 'r', lane: 'signal', seq: 1 });
+  bench.session.handleClosed(0, 1);
+  bench.open(2);
+  bench.out(2);
+  bench.take(2, { ...WELCOME, resumed: true, rooms: {} });
+  bench.outputs();
+  bench.session.handleTimeout(SETTLE_TIMEOUT_MS);
+  assert.ok(!bench.outputs().some(({ type, why }) => type === 'close_link' && why === 'out_of_step'));
+});
+
+test('a leave does not wait for what nobody can tell the fate of', () => {
+  const bench = new Bench().member();
+  bench.session.send('r', 'signal', '1');
+  bench.session.send('r', 'signal', '2');
+  bench.out(1);
+  bench.take(1, { type: 'accepted', room: 'r', lane: 'signal', epoch: 'e', seq: 1, offset: 2 });
+  bench.session.leave('r');
+  assert.deepEqual(bench.out(1), [], 'the second first');
+  bench.session.handleClosed(0, 1);
+  bench.open(2);
+  bench.out(2);
+  bench.take(2, { ...WELCOME, resumed: true, rooms: { r: { seq: { signal: 0, bulk: 0 } } } });
+  assert.deepEqual(bench.out(2).map(({ type }) => type), ['leave']);
 });
 
 test('a session the gateway does not know: joined anew, sends truthfully sorted', () => {

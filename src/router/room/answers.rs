@@ -61,7 +61,10 @@ impl LiveRoom {
                     // Asked for again.
                     Err(Refusal { code: ErrorCode::Unavailable, .. }) => return,
                     // A newer connection speaks for it, or the room is gone.
-                    Ok(_) | Err(_) => None,
+                    Ok(_) | Err(_) => {
+                        self.absent.remove(&peer);
+                        None
+                    }
                 };
                 let _ = done.map(|done| done.send(at));
             }

@@ -253,6 +253,7 @@ impl LiveRoom {
 
     /// Has changes applied, to the room's next life if this one turns out to be lost.
     pub(super) async fn apply(&mut self, ops: Vec<RoomOp>) -> Result<Results, Unavailable> {
+        self.load().await?;
         let again = if self.news.is_some() { ops.clone() } else { Vec::new() };
         if let Some(results) = self.apply_here(ops).await? {
             return Ok(results);
@@ -356,7 +357,9 @@ impl LiveRoom {
         let Some(old) = self.log.clone() else { return Ok(()) };
         if self.seats.is_empty() {
             old.end();
-            self.log = None;
+            // Nor is anybody a member who was.
+            self.absent.clear();
+            self.unfollow();
             return Ok(());
         }
         let log = self.load_newest().await?;

@@ -31,11 +31,16 @@ impl Member {
 #[tokio::test]
 async fn logs_have_a_budget_and_beyond_it_a_room_keeps_its_share() {
     const KIB: usize = 1024;
-    const BUDGET: usize = 400 * KIB;
+    const BUDGET: usize = 600 * KIB;
     let router = router();
     router.bound(Bounds { log_bytes: BUDGET, ..Bounds::default() });
     let (ann, bob) =
         (Member::join_room(&router, "full").await, Member::join_room(&router, "small").await);
+    // What a room holds that nobody is in counts for as long as it holds it.
+    let dan = Member::join_room(&router, "left").await;
+    assert_eq!(dan.send_now(1, 20 * KIB), None);
+    dan.ask(Op::Leave { id: 2 });
+    assert!(matches!(soon(dan.outcome()).await, Outcome::Left { .. }));
     let held = || usize::try_from(router.0.metrics.log_bytes.get()).unwrap();
     let settled = async || {
         soon(async {

@@ -110,7 +110,7 @@ function settle(session, room, items, { epoch, seq, offset }) {
  * @param {ClientSession} session
  * @param {RoomState} room
  */
-function releaseLeave(session, room) {
+export function releaseLeave(session, room) {
   if (room.leaving !== null && room.isDrained) session.requests.release(room.leaving);
 }
 
@@ -256,7 +256,8 @@ function handleError(session, now, message) {
   const room = session.rooms.get(name ?? '');
   if (room !== undefined && lane && LANES.includes(lane) && typeof seq === 'number') {
     const out = room.sends[lane].refuse(now, seq, message);
-    if (out !== null) session.emit({ type: 'sent', id: out, error });
+    if (out?.uncertain) session.disclaim([out]);
+    else if (out !== null) session.emit({ type: 'sent', id: out.id, error });
     return releaseLeave(session, room);
   }
   if (typeof id !== 'number') session.emit({ type: 'refused', error, room: name ?? null });

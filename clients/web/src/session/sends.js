@@ -25,8 +25,8 @@ export const RETRY_DEFAULT_MS = 1_000;
  * @property {'waiting' | 'flying' | 'again'} stage `again`: refused for now, goes out again
  *   once the lane has settled
  * @property {number} seq the number it went out with; 0 while waiting
- * @property {boolean} doubtful the gateway failed on it, which does not rule out that it was
- *   applied
+ * @property {number | null} doubtful the number under which the gateway failed on it, which does not
+ *   rule out that it was applied
  */
 
 /**
@@ -50,8 +50,10 @@ export class Sends {
     this.flying = 0;
     /** What all items together count for. */
     this.cost = 0;
-    /** @type {{since: number, from: number} | null} `from`: the number the next one takes. */
+    /** @type {number | null} since when it settles */
     this.settling = null;
+    /** The gateway's answers do not agree on which numbers are used up. */
+    this.contradicted = false;
     /** @type {number | null} */
     this.holdUntil = null;
   }
@@ -62,17 +64,27 @@ export class Sends {
 
   /** When something will have to be looked at again. */
   due() {
+    if (this.contradicted) return -Infinity;
     // Nothing goes out while it settles, however long it was to be held.
-    if (this.settling !== null) return this.settling.since + SETTLE_TIMEOUT_MS;
-    return this.next < this.items.length ? (this.holdUntil ?? Infinity) : Infinity;
+    if (this.settling !== null) return this.settling + SETTLE_TIMEOUT_MS;
+    return this.holdUntil ?? Infinity;
   }
 
   /**
-   * Whether the gateway has left answers out.
+   * Ends a wait that is over, whether or not anything is left that waited.
+   * @param {number} now
+   */
+  handleTimeout(now) {
+    if (this.holdUntil !== null && now >= this.holdUntil) this.holdUntil = null;
+  }
+
+  /**
+   * Whether the gateway has left answers out or contradicts itself: what it has is then for a new
+   * connection to find out.
    * @param {number} now
    */
   isOutOfStep(now) {
-    return this.settling !== null && now >= this.settling.since + SETTLE_TIMEOUT_MS;
+    return this.contradicted || (this.settling !== null && now >= this.settling + SETTLE_TIMEOUT_MS);
   }
 
   /**
@@ -83,7 +95,7 @@ export class Sends {
   push(id, to, body) {
     const cost = costOf(body);
     this.cost += cost;
-    this.items.push({ id, to, body, cost, stage: 'waiting', seq: 0, doubtful: false });
+    this.items.push({ id, to, body, cost, stage: 'waiting', seq: 0, doubtful: null });
   }
 
   /**
@@ -93,7 +105,7 @@ export class Sends {
    */
   transmit(now) {
     const item = this.items[this.next];
-    if (item === undefined || this.settling !== null) return null;
+    if (item === undefined || this.settling !== null || this.contradicted) return null;
     if (this.holdUntil !== null && now < this.holdUntil) return null;
     this.holdUntil = null;
     item.stage = 'flying';
@@ -111,17 +123,15 @@ export class Sends {
    */
   accept(seq) {
     this.applied = Math.max(this.applied, seq);
-    let count = 0;
-    while (count < this.next) {
-      const item = /** @type {Item} */ (this.items[count]);
-      if (item.stage === 'waiting' || item.seq > seq) break;
+    const accepted = [];
+    for (let item = this.items[0]; item !== undefined; item = this.items[0]) {
+      const number = numberOf(item);
+      if (number === null || number > seq) break;
       if (item.stage === 'flying') this.flying -= 1;
-      count += 1;
+      this.remove(0);
+      accepted.push({ id: item.id, seq: number });
     }
-    if (count === 0) return [];
-    const accepted = this.items.splice(0, count);
-    this.next -= count;
-    for (const item of accepted) this.cost -= item.cost;
+    this.nextSeq = Math.max(this.nextSeq, this.applied + 1);
     this.settle();
     return accepted;
   }
@@ -131,32 +141,32 @@ export class Sends {
    * @param {number} now
    * @param {number} seq
    * @param {{code: string, retry_after?: number | null, expected?: number | null}} error
-   * @returns {number | null} the send that is out for good, if one is
+   * @returns {{id: number, uncertain: boolean} | null} the send that is out for good, if one is; `uncertain`: it
+   *   may be in the log all the same
    */
   refuse(now, seq, error) {
     const index = this.items.findIndex((item) => item.stage === 'flying' && item.seq === seq);
     const item = this.items[index];
     if (item === undefined) return null;
     this.flying -= 1;
+    this.settling ??= now;
+    if (typeof error.expected === 'number' && error.expected <= this.applied) this.contradicted = true;
     const retry = retryOf(error.code);
-    const expected = retry === 'from_expected' ? (error.expected ?? seq) : seq;
-    const from = Math.max(1, Math.min(expected, seq));
-    if (this.settling === null) this.settling = { since: now, from };
-    else this.settling.from = Math.min(this.settling.from, from);
+    const uncertain = item.doubtful !== null;
     if (retry === 'never') {
-      this.items.splice(index, 1);
-      this.next -= 1;
-      this.cost -= item.cost;
+      // Whether its number is used up is then for a new connection to find out.
+      this.contradicted ||= uncertain;
+      this.remove(index);
     } else {
       item.stage = 'again';
       if (retry === 'later') {
-        item.doubtful = true;
+        item.doubtful = seq;
         const until = now + (error.retry_after ?? RETRY_DEFAULT_MS);
         this.holdUntil = Math.max(this.holdUntil ?? 0, until);
       }
     }
     this.settle();
-    return retry === 'never' ? item.id : null;
+    return retry === 'never' ? { id: item.id, uncertain } : null;
   }
 
   /**
@@ -177,19 +187,22 @@ export class Sends {
     this.flying = 0;
     this.next = 0;
     for (const item of this.items) {
-      if (item.stage !== 'waiting' && item.seq <= seq) {
+      const number = numberOf(item);
+      if (number !== null && number <= seq) {
         item.stage = 'flying';
+        item.seq = number;
         this.flying += 1;
         this.next += 1;
       } else {
         item.stage = 'waiting';
-        item.doubtful = false;
         item.seq = 0;
+        item.doubtful = null;
       }
     }
     this.applied = seq;
     this.nextSeq = seq + 1;
     this.settling = null;
+    this.contradicted = false;
     this.holdUntil = null;
   }
 
@@ -227,6 +240,13 @@ export class Sends {
     return items;
   }
 
+  /** @param {number} index */
+  remove(index) {
+    const [item] = this.items.splice(index, 1);
+    this.cost -= item?.cost ?? 0;
+    if (index < this.next) this.next -= 1;
+  }
+
   settle() {
     if (this.flying > 0 || this.settling === null) return;
     for (const item of this.items.slice(0, this.next)) {
@@ -234,12 +254,20 @@ export class Sends {
       item.seq = 0;
     }
     this.next = 0;
-    this.nextSeq = this.settling.from;
+    this.nextSeq = this.applied + 1;
     this.settling = null;
   }
 }
 
+/**
+ * The number under which it may have been applied.
+ * @param {Item} item
+ */
+function numberOf(item) {
+  return item.stage === 'waiting' ? item.doubtful : item.seq;
+}
+
 /** @param {Item} item */
 function isUncertain(item) {
-  return item.doubtful || item.stage === 'flying';
+  return item.doubtful !== null || item.stage === 'flying';
 }

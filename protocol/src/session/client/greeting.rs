@@ -75,7 +75,7 @@ impl ClientSession {
                     let told = uncertain.map(|id| Output::Sent(id, Err(SendError::Uncertain)));
                     self.outputs.extend(told);
                 }
-                self.queue_sends(now, &name);
+                self.after_answers(now, &name);
             }
         }
         self.requests.repeat();

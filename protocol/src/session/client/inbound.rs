@@ -303,7 +303,7 @@ impl ClientSession {
     }
 
     /// Sends have been answered: others may go out, and a `leave` may have waited for that.
-    fn after_answers(&mut self, now: Time, name: &RoomName) {
+    pub(super) fn after_answers(&mut self, now: Time, name: &RoomName) {
         let Some(room) = self.rooms.get(name) else { return };
         if let Some(leave) = room.leaving.filter(|_| room.is_drained()) {
             self.requests.release(leave);

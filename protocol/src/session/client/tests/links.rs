@@ -64,6 +64,22 @@ fn what_went_out_is_uncertain_where_the_gateway_knows_of_less_than_it_accepted()
 }
 
 #[test]
+fn a_leave_does_not_wait_for_what_nobody_can_tell_the_fate_of() {
+    let mut session = in_room();
+    send(&mut session, LogLane::Signal, 1);
+    send(&mut session, LogLane::Signal, 2);
+    transmits(&mut session, LINK);
+    session.handle_message(T0, LINK, accepted(1, 2));
+    session.leave(&room()).unwrap();
+    assert_eq!(transmits(&mut session, LINK), [], "the second first");
+    session.handle_disconnected(T0, LINK, None);
+    session.handle_connected(T0, NEXT, Streams::One);
+    transmits(&mut session, NEXT);
+    session.handle_message(T0, NEXT, resumed(0));
+    assert!(matches!(transmits(&mut session, NEXT)[..], [ClientMessage::Leave { .. }]));
+}
+
+#[test]
 fn the_older_connection_goes_on_until_the_newer_one_is_welcomed() {
     let mut session = in_room();
     session.replace_link();
