@@ -31,9 +31,12 @@ const GROWTH: f64 = 1.02;
 /// ... and where they are nearly as long as they may be.
 const GROWTH_NEAR: f64 = 1.005;
 
-/// What a session may say and still come first while there is time for everybody; an empty queue is
-/// no reason to let anybody wait.
+/// What a session may say and still come first while there is time for everybody, when that has just been
+/// too little.
 const LINE: Rate = Rate { per_s: 1_000, burst: 1_000 };
+/// Where there has been enough for long it is so many times as much: to go from one thread to another costs
+/// time, too, and an empty queue is no reason to.
+const LINE_MOST: f64 = 100.0;
 /// Who says ten messages a second comes first however busy it is.
 const LINE_LEAST: f64 = 0.01;
 /// The line is drawn at a tenth of the wait at which rates are cut: to come after others is no harm
@@ -48,6 +51,7 @@ const LINE_GROWTH: f64 = 1.001;
 pub struct Governor {
     target: Duration,
     least: f64,
+    most: f64,
     growth: f64,
     growth_near: f64,
     share: f64,
@@ -62,6 +66,7 @@ impl Governor {
         Governor {
             target,
             least: LEAST,
+            most: 1.0,
             growth: GROWTH,
             growth_near: GROWTH_NEAR,
             share: 1.0,
@@ -73,8 +78,9 @@ impl Governor {
 
     /// One that draws the line between those who come first and the others.
     fn of_line(target: Duration, now: Time) -> Self {
-        let (least, growth, growth_near) = (LINE_LEAST, LINE_GROWTH, 1.0);
-        Governor { least, growth, growth_near, ..Governor::new(target / LINE_SOONER, now) }
+        let (least, most, growth, growth_near) = (LINE_LEAST, LINE_MOST, LINE_GROWTH, 1.0);
+        let governor = Governor::new(target / LINE_SOONER, now);
+        Governor { least, most, growth, growth_near, share: most, ..governor }
     }
 
     /// Something has waited so long for its turn.
@@ -88,11 +94,12 @@ impl Governor {
         if mean > self.target {
             // Half of it if it is far too much, and gently where it is nearly right.
             let excess = self.target.as_secs_f64() / mean.as_secs_f64();
-            self.share *= excess.clamp(0.5, 0.95);
+            // What was granted beyond the whole goes at once.
+            self.share = self.share.min(1.0) * excess.clamp(0.5, 0.95);
         } else {
             self.share *= if mean < self.target / 2 { self.growth } else { self.growth_near };
         }
-        self.share = self.share.clamp(self.least, 1.0);
+        self.share = self.share.clamp(self.least, self.most);
         (self.began, self.waited, self.turns) = (now, Duration::ZERO, 0);
     }
 
@@ -141,8 +148,8 @@ fn thousandths(share: f64) -> u32 {
 
 impl Default for Pressure {
     fn default() -> Self {
+        let (line, dropped) = (AtomicU32::new(thousandths(LINE_MOST)), AtomicU64::new(0));
         let thousandths = [AtomicU32::new(WHOLE), AtomicU32::new(WHOLE)];
-        let (line, dropped) = (AtomicU32::new(WHOLE), AtomicU64::new(0));
         Pressure(Arc::new(State { thousandths, line, dropped }))
     }
 }
@@ -160,12 +167,12 @@ impl Pressure {
 
     /// How much those may say who come first.
     pub fn line(&self) -> Rate {
-        self.of_line(LINE)
+        part(LINE, self.0.line.load(Ordering::Relaxed))
     }
 
     /// What is left now of the rate at which those come who say as much as the line.
     pub fn of_line(&self, rate: Rate) -> Rate {
-        part(rate, self.0.line.load(Ordering::Relaxed))
+        part(rate, self.0.line.load(Ordering::Relaxed).min(WHOLE))
     }
 
     /// Those who come first wait for each other, the others for both.
@@ -339,11 +346,13 @@ mod tests {
     fn the_line_moves_sooner_than_rates_do_and_back_slowly() {
         let (mut rates, mut line) = (new(), Governor::of_line(TARGET, Time::ZERO));
         assert!(after(&mut rates, 100, TARGET / 5) >= 1.0);
+        assert!(after(&mut line, 2, TARGET / 5) <= 0.5);
         assert!((after(&mut line, 100, TARGET / 5) - LINE_LEAST).abs() < 1e-9);
         let doubled = 700;
         let back = after(&mut line, doubled, Duration::ZERO) / LINE_LEAST;
         assert!((1.9..2.1).contains(&back), "{back} times in 35 s");
-        assert!(after(&mut line, doubled * 10, Duration::ZERO) >= 1.0);
+        assert!(after(&mut line, doubled * 6, Duration::ZERO) >= 1.0);
+        assert!((after(&mut line, doubled * 7, Duration::ZERO) - LINE_MOST).abs() < 1e-9);
     }
 
     #[test]
@@ -357,7 +366,15 @@ mod tests {
         assert_eq!(granted(), [500, 100]);
         pressure.set(Queue::Other, 1.0);
         assert_eq!(granted(), [500, 500]);
-        assert_eq!(pressure.line(), LINE, "which is drawn by itself");
+        let most = part(LINE, thousandths(LINE_MOST));
+        assert_eq!(pressure.line(), most, "which is drawn by itself");
+    }
+
+    #[test]
+    fn a_line_that_is_far_off_grants_no_more_than_there_is() {
+        let rate = Rate { per_s: 500, burst: 500 };
+        assert_eq!(Pressure::default().of_line(rate), rate);
+        assert_eq!(Pressure::default().with_line(0.1).of_line(rate).per_s, 50);
     }
 
     #[test]

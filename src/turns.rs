@@ -35,9 +35,9 @@ const SLICE_FIRST: Duration = Duration::from_micros(100);
 /// Longer, so that the first go on at once, and no longer than what may be given away again and again.
 const SLICE_OTHER: Duration = Duration::from_micros(300);
 
-/// How long the other threads go on before they have the system look whether one of the first waits. One
+/// How long a thread goes on before it has the system look whether another one waits that comes first. One
 /// that wakes goes on at once unless it has just had more than its part: then when the system looks again by
-/// itself, which is at the next tick, 4 ms later on many.
+/// itself, which is at the next tick, 4 ms later on many. That holds for the first among themselves, too.
 const LOOK_EVERY: Duration = Duration::from_micros(100);
 
 tokio::task_local! {
@@ -45,7 +45,7 @@ tokio::task_local! {
 }
 
 thread_local! {
-    /// When one of the others has last had the system look.
+    /// When this thread has last had the system look.
     static LOOKED: Cell<Option<Time>> = const { Cell::new(None) };
 }
 
@@ -142,7 +142,8 @@ impl Turns {
     }
 }
 
-/// To be called between two things that are done for strangers: every 0.1 ms whoever waits goes first.
+/// To be called between two things that are done for somebody: every 0.1 ms whoever waits and comes before
+/// this thread goes on.
 pub fn give_way(clock: &Clock) {
     let now = clock.now();
     if LOOKED.get().is_none_or(|looked| now.since(looked) >= LOOK_EVERY) {
@@ -203,9 +204,7 @@ impl Future for Ranked {
         if self.goes_over() {
             return Poll::Ready(());
         }
-        if !self.is_first {
-            give_way(&self.turns.clock);
-        }
+        give_way(&self.turns.clock);
         let Some(task) = &mut self.task else { return Poll::Ready(()) };
         if task.as_mut().poll(cx).is_ready() || self.goes_over() {
             return Poll::Ready(());
@@ -284,6 +283,24 @@ mod tests {
         next(&mut told).await;
         wake.send(()).unwrap();
         assert!(!next(&mut told).await, "the second goes over, too");
+    }
+
+    #[test]
+    fn way_is_given_now_and_then() {
+        let clock = Clock::start();
+        let looked = || {
+            let before = LOOKED.get();
+            while LOOKED.get() == before {
+                give_way(&clock);
+            }
+            LOOKED.get().unwrap()
+        };
+        let mut before = looked();
+        for _ in 0..20 {
+            let next = looked();
+            assert!(next.since(before) >= LOOK_EVERY, "a call to the system at every turn");
+            before = next;
+        }
     }
 
     #[tokio::test]

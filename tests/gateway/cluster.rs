@@ -102,7 +102,7 @@ async fn a_room_is_followed_where_it_has_members() {
         let count = || cluster.redis.command(&["PUBSUB", "NUMSUB", "handover:{r:cg}:news"]);
         soon(async {
             while count().split_whitespace().last() != Some(&nodes.to_string()) {
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::task::yield_now().await;
             }
         })
         .await;
