@@ -26,8 +26,8 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::clock::Clock;
 
-/// How much less the system favours the other threads: while both have work, these get a quarter, and on
-/// Linux a tenth of what they could do, for they give the rest of their slices away ([`give_way`]).
+/// How much less the system favours the other threads: while both have work, these get a quarter, and less
+/// where they give the rest of their slices away ([`give_way`]).
 const NICE: i32 = 5;
 /// The shortest slice there is: what comes first takes little time, and is not to wait for the end of
 /// somebody's slice.

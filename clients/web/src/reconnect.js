@@ -376,7 +376,7 @@ export class Reconnector {
     this.promoting = undefined;
     if (this.stopped || this.choice !== 'auto' || this.carrier?.kind !== 'websocket') return;
     if (!this.effects.canPromote()) return;
-    const shunned = Math.max(0, this.shunUntil - this.effects.now());
+    const shunned = Math.max(0, this.shunUntil - this.effects.now(), this.putOffUntil - this.effects.now());
     this.promoting = setTimeout(() => {
       this.promoting = undefined;
       if (this.carrier?.kind === 'websocket') void this.dial('webtransport', true);

@@ -432,6 +432,7 @@ export class ClientSession extends Commands {
     }
     if (this.live === null) return;
     if (this.liveness?.handleTimeout(now)) this.emit({ type: 'stalled', link: this.live });
+    this.requests.handleTimeout(now);
     let late = false;
     for (const sends of this.lanesUnderWay()) {
       sends.handleTimeout(now);

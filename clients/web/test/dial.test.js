@@ -407,6 +407,21 @@ test('what one greeting was told holds for the next dial, also if another greeti
   it.stop();
 }));
 
+test('nor is something better tried before that', () => timed(async () => {
+  const { it, track, dials, pass } = reconnector();
+  it.live('websocket');
+  pass(15_000);
+  assert.deepEqual(dials.splice(0), ['webtransport']);
+  track.finish('webtransport');
+  await turn();
+  it.refused(undefined, { timedOut: false, retryAfter: 60_000 });
+  pass(60_000);
+  assert.deepEqual(dials, []);
+  pass(25_000);
+  assert.deepEqual(dials, ['webtransport']);
+  it.stop();
+}));
+
 test('what a drain plans is not put off by a link that moves again, nor hurried by a try to move that fails', () => timed(async () => {
   const { it, track, dials, failed, pass } = reconnector();
   it.live('websocket');

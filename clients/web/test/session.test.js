@@ -212,6 +212,17 @@ test('what went out is uncertain where the gateway knows of less than it accepte
   assert.deepEqual(bench.out(2), []);
 });
 
+test('a request whose wait is over is no reason to look again', () => {
+  const bench = new Bench().member();
+  bench.session.join('other');
+  const [join] = bench.out(1);
+  bench.take(1, { type: 'error', code: 'rate_limited', message: '', id: join.id, retry_after: 500 });
+  assert.equal(bench.session.due(), 500);
+  bench.session.handleTimeout(500);
+  assert.ok(bench.session.due() > 500);
+  assert.deepEqual(bench.out(1).map(({ type }) => type), ['join']);
+});
+
 test('a lane that settles when its membership ends gives up no connection', () => {
   const bench = new Bench().member();
   bench.session.send('r', 'signal', '1');

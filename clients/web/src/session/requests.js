@@ -125,6 +125,16 @@ export class Requests {
     return true;
   }
 
+  /**
+   * Ends waits that are over, whether or not anything can go out.
+   * @param {number} now
+   */
+  handleTimeout(now) {
+    for (const request of this.open.values()) {
+      if (request.until !== null && now >= request.until) request.until = null;
+    }
+  }
+
   /** When one that was told "later" may go out. */
   due() {
     let due = Infinity;
