@@ -106,7 +106,7 @@ impl Governor {
         (self.began, self.waited, self.turns) = (now, Duration::ZERO, 0);
     }
 
-    /// What may be granted of every rate, from a two-hundredth to 1; of [`LINE`], from a hundredth to a
+    /// What may be granted of every rate, from a two-hundredth to 1; of the line, from a hundredth to a
     /// hundred times as much.
     pub fn share(&self) -> f64 {
         self.share

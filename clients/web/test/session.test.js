@@ -214,7 +214,7 @@ test('what went out is uncertain where the gateway knows of less than it accepte
 
 test('a request whose wait is over is no reason to look again', () => {
   const bench = new Bench().member();
-  bench.session.join('other');
+  bench.session.join('other', undefined);
   const [join] = bench.out(1);
   bench.take(1, { type: 'error', code: 'rate_limited', message: '', id: join.id, retry_after: 500 });
   assert.equal(bench.session.due(), 500);
