@@ -304,6 +304,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_first_give_way_to_each_other() {
+        let (turns, _threads) = Turns::start().unwrap();
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let rank = Rank::default();
+        rank.set_first(true);
+        turns.begin(rank, async move {
+            tell.send(!is_other() && LOOKED.get().is_some()).unwrap();
+        });
+        assert!(next(&mut told).await);
+    }
+
+    #[tokio::test]
     async fn what_belongs_to_no_connection_is_served_first() {
         let (turns, _threads) = Turns::start().unwrap();
         let (tell, mut told) = mpsc::unbounded_channel();

@@ -9,7 +9,7 @@ export const BACKOFF_MAX_MS = 30_000;
  */
 const PUT_OFF = 3;
 /** A connection that held for so long ends the run of failures before it. */
-export const HELD_MS = 1_000;
+const HELD_MS = 1_000;
 /**
  * One that came about and did not hold counts as so many failures at the most: the gateway is there, and
  * only has to be spared a tight loop.

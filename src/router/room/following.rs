@@ -253,6 +253,7 @@ impl LiveRoom {
 
     /// Has changes applied, to the room's next life if this one turns out to be lost.
     pub(super) async fn apply(&mut self, ops: Vec<RoomOp>) -> Result<Results, Unavailable> {
+        // First: whether others have the room, too, and it may be lost, is known by then.
         self.load().await?;
         let again = if self.news.is_some() { ops.clone() } else { Vec::new() };
         if let Some(results) = self.apply_here(ops).await? {

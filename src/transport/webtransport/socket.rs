@@ -21,9 +21,10 @@ use crate::pressure::{Pressure, Queue};
 
 /// Datagrams per second to one of our connection ids, of which pressure leaves a share. That is what
 /// somebody sends who says a thousand messages a second and is told as many. Of connections that are set
-/// up, as much as of the line where that has come near or as is granted to the others, whichever is more: the line moves as soon
-/// as anybody notices anything, which is no reason to lose packets of whoever is busy; and that the
-/// others are behind is no reason either while those who come first notice nothing.
+/// up, as much as of the line where that has come near or as is granted to the others, whichever is
+/// more: the line moves as soon as anybody notices anything, which is no reason to lose packets of
+/// whoever is busy; and that the others are behind is no reason either while those who come first notice
+/// nothing.
 const TO_EACH: Rate = Rate { per_s: 4_000, burst: 1_000 };
 
 /// ... and never less than this: who is told much has much to acknowledge.
